@@ -1,0 +1,57 @@
+"""Where this warehouse lives and which shop it holds (docs/contracts.md, "Environment")."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_SHOP = "demo_shop"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Paths of one warehouse; all absolute."""
+
+    shop: str
+    home: Path
+    data: Path
+
+    @property
+    def warehouse_file(self) -> Path:
+        """The DuckDB file with raw, ops, staging and intermediate schemas."""
+        return self.home / "warehouse.duckdb"
+
+    @property
+    def marts_file(self) -> Path:
+        """The DuckDB file in which dbt builds the marts."""
+        return self.home / "marts.duckdb"
+
+    @property
+    def published_file(self) -> Path:
+        """The DuckDB file that BI tools read."""
+        return self.home / "published" / "warehouse.duckdb"
+
+    @property
+    def lake(self) -> Path:
+        """Root of the Parquet lake."""
+        return self.home / "lake"
+
+    @property
+    def streams_file(self) -> Path:
+        """The list of the shop's file streams."""
+        return PROJECT_ROOT / "ingestion" / "shops" / f"{self.shop}.yml"
+
+
+def _absolute(path: str) -> Path:
+    return (PROJECT_ROOT / Path(path).expanduser()).resolve()
+
+
+def load() -> Settings:
+    """Resolve the settings from the environment; unset or empty variables take their defaults."""
+    shop = os.environ.get("WAREHOUSE_SHOP") or DEFAULT_SHOP
+    default_home = ".warehouse" if shop == DEFAULT_SHOP else f".warehouse-{shop}"
+    home = _absolute(os.environ.get("WAREHOUSE_HOME") or default_home)
+    data = os.environ.get("WAREHOUSE_DATA")
+    return Settings(shop=shop, home=home, data=_absolute(data) if data else home / "source")
