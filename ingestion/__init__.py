@@ -1,0 +1,1 @@
+"""Everything before raw, and raw itself: taps, lake, target, demo shop."""

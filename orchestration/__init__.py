@@ -1,0 +1,1 @@
+"""The job as commands: run, publish, summary. Knows commands and files, neither taps nor models."""
