@@ -1,0 +1,10 @@
+"""The lake: Parquet batches on disk, the wire between tap and target and the archive of raw.
+
+`Lake.write` is the only code that writes a batch; taps and the target both go through it (docs/contracts.md, "Lake").
+"""
+
+from ingestion.lake.batch import METADATA_COLUMNS, Batch, Stream
+from ingestion.lake.rowhash import identifier, literal, row_hash_sql
+from ingestion.lake.writer import Lake, connect
+
+__all__ = ["METADATA_COLUMNS", "Batch", "Lake", "Stream", "connect", "identifier", "literal", "row_hash_sql"]

@@ -1,0 +1,287 @@
+"""The one writer of Parquet batches."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from ingestion.errors import UserError
+from ingestion.lake.batch import METADATA_COLUMNS, METADATA_KEY, Batch, Stream
+from ingestion.lake.rowhash import identifier, literal, row_hash_sql
+
+MANIFEST = "_manifest.jsonl"
+LOCK = "_lock"
+TEMPORARY = ".tmp-"
+QUARANTINE_COLUMNS = {
+    "reason": "VARCHAR",
+    "column_name": "VARCHAR",
+    "payload": "VARCHAR",
+    "source_file": "VARCHAR",
+    "line_number": "BIGINT",
+}
+# A row group is the unit that writers hold in memory and readers skip; 122,880 rows is DuckDB's own.
+ROW_GROUP_ROWS = 122_880
+
+
+def connect(temp_directory: Path, *, memory_limit: str = "1GB", threads: int = 2) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB for preparing batches: bounded memory, spilling into `temp_directory`, times in UTC."""
+    con = duckdb.connect()
+    con.execute(f"set memory_limit = {literal(memory_limit)}")
+    con.execute(f"set threads = {threads}")
+    con.execute(f"set temp_directory = {literal(str(temp_directory))}")
+    con.execute("set TimeZone = 'UTC'")
+    return con
+
+
+class Lake:
+    """The Parquet batches below `root` and their manifests."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._locked: set[Stream] = set()
+
+    def next_load_id(self) -> int:
+        """A load id that was never given before: microseconds since 1970, or one more than the last.
+
+        The counter is on disk and locked while it moves, so processes share it and a clock set back does no harm.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.root / "_load_id", os.O_RDWR | os.O_CREAT, 0o644)
+        with os.fdopen(descriptor, "r+") as counter:
+            fcntl.flock(counter, fcntl.LOCK_EX)
+            last = int(counter.read().strip() or 0)
+            load_id = max(time.time_ns() // 1000, last + 1)
+            counter.seek(0)
+            counter.write(f"{load_id:020d}\n")
+            counter.flush()
+            os.fsync(counter.fileno())
+        return load_id
+
+    @contextlib.contextmanager
+    def lock(self, stream: Stream) -> Iterator[None]:
+        """Be the stream's only writer. Nests within one Lake; another process that holds it raises UserError at once."""
+        if stream in self._locked:
+            yield
+            return
+        folder = self.root / stream.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK).open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"stream {stream.id}: another process is writing its batches; wait until that run has ended"
+                ) from error
+            self._locked.add(stream)
+            try:
+                yield
+            finally:
+                self._locked.discard(stream)
+
+    def manifest(self, stream: Stream) -> list[Batch]:
+        """The stream's closed batches, oldest first. A last line torn by a crash does not count."""
+        path = self.root / stream.folder / MANIFEST
+        if not path.exists():
+            return []
+        batches = []
+        for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                batches.append(Batch.from_json(line.decode(), self.root))
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path}: line {number} is not a batch; restore the file, it is the index of {stream.folder}"
+                ) from error
+        return batches
+
+    def latest_by_source_file(self, stream: Stream) -> dict[str, Batch]:
+        """The newest batch of each source file (`origin.source_file`)."""
+        return {
+            batch.origin["source_file"]: batch for batch in self.manifest(stream) if batch.origin.get("source_file")
+        }
+
+    def remove_orphans(self, stream: Stream) -> None:
+        """Remove what a crashed writer left: temporary files, files without manifest line, a torn manifest line."""
+        folder = self.root / stream.folder
+        with self.lock(stream):
+            self._repair_manifest(folder)
+            known = {LOCK, MANIFEST}
+            for batch in self.manifest(stream):
+                known.add(batch.file.name)
+                if batch.quarantine_file:
+                    known.add(batch.quarantine_file.name)
+            for path in folder.iterdir():
+                if path.name not in known and (path.suffix == ".parquet" or path.name.startswith(TEMPORARY)):
+                    path.unlink()
+
+    def write(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        stream: Stream,
+        *,
+        rows: str,
+        quarantine: str | None = None,
+        batch_id: str,
+        origin: dict[str, Any],
+        extracted_at: datetime,
+        rows_dropped: int = 0,
+        load_id: int | None = None,
+        sync_started_at: int | None = None,
+    ) -> Batch:
+        """Close one batch: stamp the metadata, write the files, append to the manifest.
+
+        `rows` names a relation of `con` with the data columns and those `_sdc_` columns that the caller stamps itself
+        (nulls in `_sdc_extracted_at`, `_sdc_sequence`, `_sdc_operation` and `_sdc_row_hash` are stamped too). It is read
+        twice: give a table rather than an expensive view. `quarantine` names a relation with reason, column_name, payload,
+        source_file, line_number. `sync_started_at` is in milliseconds since 1970. `con` should come from `connect`.
+
+        Raises UserError when the stream is being written elsewhere or the disk refuses.
+        """
+        received_at = datetime.now(UTC)
+        folder = self.root / stream.folder
+        try:
+            with self.lock(stream):
+                self.remove_orphans(stream)
+                load_id = load_id or self.next_load_id()
+                columns = [name for name in _columns(con, rows) if name not in METADATA_COLUMNS]
+                rows_loaded = _count(con, rows)
+                rows_quarantined = _count(con, quarantine) if quarantine else 0
+                batch = Batch(
+                    batch_id=batch_id,
+                    load_id=load_id,
+                    stream=stream,
+                    file=folder / f"{load_id}.parquet",
+                    quarantine_file=folder / f"{load_id}.quarantine.parquet" if rows_quarantined else None,
+                    rows_extracted=rows_loaded + rows_quarantined + rows_dropped,
+                    rows_loaded=rows_loaded,
+                    rows_quarantined=rows_quarantined,
+                    rows_dropped=rows_dropped,
+                    columns=columns,
+                    origin=origin,
+                )
+                if batch.quarantine_file:
+                    _copy(con, _quarantine_query(quarantine, load_id), batch.quarantine_file, batch)
+                stamped = _stamped_query(con, rows, batch, extracted_at, received_at, sync_started_at)
+                _copy(con, stamped, batch.file, batch)
+                _append(folder / MANIFEST, batch.to_json())
+        except (OSError, duckdb.IOException) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"stream {stream.id}: cannot write its batch below {self.root}: {reason}") from error
+        return batch
+
+    @staticmethod
+    def _repair_manifest(folder: Path) -> None:
+        """Cut off a line that a crash left without its end."""
+        path = folder / MANIFEST
+        if not path.exists():
+            return
+        content = path.read_bytes()
+        complete = content.rfind(b"\n") + 1
+        if complete < len(content):
+            with path.open("r+b") as file:
+                file.truncate(complete)
+                os.fsync(file.fileno())
+
+
+def _columns(con: duckdb.DuckDBPyConnection, relation: str) -> list[str]:
+    return [row[0] for row in con.execute(f"describe select * from {identifier(relation)}").fetchall()]
+
+
+def _count(con: duckdb.DuckDBPyConnection, relation: str) -> int:
+    row = con.execute(f"select count(*) from {identifier(relation)}").fetchone()
+    assert row is not None
+    return row[0]
+
+
+def _quarantine_query(quarantine: str | None, load_id: int) -> str:
+    columns = ", ".join(f"cast({name} as {kind}) as {name}" for name, kind in QUARANTINE_COLUMNS.items())
+    # The id is fixed here, so that a warehouse rebuilt from the lake has the same one.
+    number = "row_number() over ()"
+    return f"select '{load_id}-' || {number} as quarantine_id, {columns} from {identifier(quarantine or '')}"
+
+
+def _stamped_query(
+    con: duckdb.DuckDBPyConnection,
+    rows: str,
+    batch: Batch,
+    extracted_at: datetime,
+    received_at: datetime,
+    sync_started_at: int | None,
+) -> str:
+    """The query for the data columns followed by all metadata columns."""
+    given = set(_columns(con, rows))
+    defaults = {
+        "_sdc_extracted_at": literal(extracted_at.isoformat()),
+        "_sdc_received_at": literal(received_at.isoformat()),
+        "_sdc_batched_at": literal(datetime.now(UTC).isoformat()),
+        "_sdc_sequence": str(batch.load_id),
+        "_sdc_sync_started_at": str(sync_started_at) if sync_started_at is not None else "null",
+        "_sdc_load_id": str(batch.load_id),
+        "_sdc_operation": "'upsert'",
+        "_sdc_row_hash": row_hash_sql(batch.columns),
+    }
+    # What only the writer knows is never the caller's.
+    own = {"_sdc_received_at", "_sdc_batched_at", "_sdc_load_id"}
+    columns = [identifier(name) for name in batch.columns]
+    for name, kind in METADATA_COLUMNS.items():
+        value = defaults.get(name, "null")
+        if name in given and name not in own:
+            value = f"coalesce({name}, {value})" if name in defaults else name
+        columns.append(f"cast({value} as {kind}) as {name}")
+    return f"select {', '.join(columns)} from {identifier(rows)}"
+
+
+def _copy(con: duckdb.DuckDBPyConnection, query: str, file: Path, batch: Batch) -> None:
+    """Write a query's rows to a file that appears complete or not at all."""
+    temporary = file.with_name(f"{TEMPORARY}{file.name}")
+    con.execute("set TimeZone = 'UTC'")  # The hash of a timestamptz is that of its text.
+    con.execute(
+        f"copy ({query}) to {literal(str(temporary))} (format parquet, compression zstd, row_group_size {ROW_GROUP_ROWS},"
+        f" kv_metadata {{{literal(METADATA_KEY)}: {literal(batch.to_json())}}})"
+    )
+    _sync(temporary)
+    temporary.rename(file)
+    _sync(file.parent)
+
+
+def _append(path: Path, line: str) -> None:
+    new = not path.exists()
+    with path.open("ab") as file:
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    if new:
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_batch(file: Path) -> Batch | None:
+    """The batch that a Parquet file of a lake says it is, or None for a Parquet file from elsewhere.
+
+    Raises OSError or duckdb.Error when the file is missing or no Parquet file.
+    """
+    with duckdb.connect() as con:
+        row = con.execute(
+            "select decode(value) from parquet_kv_metadata($file) where decode(key) = $key",
+            {"file": str(file), "key": METADATA_KEY},
+        ).fetchone()
+    if row is None:
+        return None
+    # <root>/raw/<source>/<name>/<load_id>.parquet
+    return Batch.from_json(row[0], file.resolve().parents[3])
