@@ -1,7 +1,7 @@
 """Meltano's state backend `warehouse-home://<folder>`: Singer state as files in the warehouse's own home.
 
-Meltano keeps state in the project's folder, where two warehouses would share it and a moved `WAREHOUSE_HOME` would leave
-it behind. Here it follows `WAREHOUSE_HOME`, also for a plain `meltano run`, and a killed run leaves no lock: the
+Meltano keeps state in the project's folder, where two warehouses would share it and a moved `WAREHOUSE_HOME` would
+leave it behind. Here it follows `WAREHOUSE_HOME`, also for a plain `meltano run`, and a killed run leaves no lock: the
 operating system holds it. The interface is `meltano.core.state_store.StateStoreManager`.
 """
 
