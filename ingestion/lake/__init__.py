@@ -4,7 +4,18 @@
 """
 
 from ingestion.lake.batch import METADATA_COLUMNS, Batch, Stream
-from ingestion.lake.rowhash import identifier, literal, row_hash_sql
-from ingestion.lake.writer import Lake, connect
+from ingestion.lake.rowhash import identifier, literal, row_hash, row_hash_sql
+from ingestion.lake.writer import Lake, connect, read_batch
 
-__all__ = ["METADATA_COLUMNS", "Batch", "Lake", "Stream", "connect", "identifier", "literal", "row_hash_sql"]
+__all__ = [
+    "METADATA_COLUMNS",
+    "Batch",
+    "Lake",
+    "Stream",
+    "connect",
+    "identifier",
+    "literal",
+    "read_batch",
+    "row_hash",
+    "row_hash_sql",
+]

@@ -47,6 +47,7 @@ class Lake:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._locked: set[Stream] = set()
+        self._clean: set[Stream] = set()
 
     def next_load_id(self) -> int:
         """A load id that was never given before: microseconds since 1970, or one more than the last.
@@ -67,7 +68,7 @@ class Lake:
 
     @contextlib.contextmanager
     def lock(self, stream: Stream) -> Iterator[None]:
-        """Be the stream's only writer. Nests within one Lake; another process that holds it raises UserError at once."""
+        """Be the stream's only writer; may nest within one Lake. Raises UserError at once while another is."""
         if stream in self._locked:
             yield
             return
@@ -140,9 +141,10 @@ class Lake:
         """Close one batch: stamp the metadata, write the files, append to the manifest.
 
         `rows` names a relation of `con` with the data columns and those `_sdc_` columns that the caller stamps itself
-        (nulls in `_sdc_extracted_at`, `_sdc_sequence`, `_sdc_operation` and `_sdc_row_hash` are stamped too). It is read
-        twice: give a table rather than an expensive view. `quarantine` names a relation with reason, column_name, payload,
-        source_file, line_number. `sync_started_at` is in milliseconds since 1970. `con` should come from `connect`.
+        (nulls in `_sdc_extracted_at`, `_sdc_sequence`, `_sdc_operation` and `_sdc_row_hash` are stamped too). It is
+        read twice: give a table rather than an expensive view. `quarantine` names a relation with reason, column_name,
+        payload, source_file, line_number. `sync_started_at` is in milliseconds since 1970. `con` should come from
+        `connect`.
 
         Raises UserError when the stream is being written elsewhere or the disk refuses.
         """
@@ -150,7 +152,9 @@ class Lake:
         folder = self.root / stream.folder
         try:
             with self.lock(stream):
-                self.remove_orphans(stream)
+                if stream not in self._clean:
+                    self.remove_orphans(stream)
+                self._repair_manifest(folder)
                 load_id = load_id or self.next_load_id()
                 columns = [name for name in _columns(con, rows) if name not in METADATA_COLUMNS]
                 rows_loaded = _count(con, rows)
@@ -173,7 +177,9 @@ class Lake:
                 stamped = _stamped_query(con, rows, batch, extracted_at, received_at, sync_started_at)
                 _copy(con, stamped, batch.file, batch)
                 _append(folder / MANIFEST, batch.to_json())
+                self._clean.add(stream)
         except (OSError, duckdb.IOException) as error:
+            self._clean.discard(stream)
             reason = str(error).splitlines()[0]
             raise UserError(f"stream {stream.id}: cannot write its batch below {self.root}: {reason}") from error
         return batch
@@ -182,14 +188,13 @@ class Lake:
     def _repair_manifest(folder: Path) -> None:
         """Cut off a line that a crash left without its end."""
         path = folder / MANIFEST
-        if not path.exists():
+        if not path.exists() or _ends_with_newline(path):
             return
         content = path.read_bytes()
         complete = content.rfind(b"\n") + 1
-        if complete < len(content):
-            with path.open("r+b") as file:
-                file.truncate(complete)
-                os.fsync(file.fileno())
+        with path.open("r+b") as file:
+            file.truncate(complete)
+            os.fsync(file.fileno())
 
 
 def _columns(con: duckdb.DuckDBPyConnection, relation: str) -> list[str]:
@@ -245,12 +250,20 @@ def _copy(con: duckdb.DuckDBPyConnection, query: str, file: Path, batch: Batch) 
     temporary = file.with_name(f"{TEMPORARY}{file.name}")
     con.execute("set TimeZone = 'UTC'")  # The hash of a timestamptz is that of its text.
     con.execute(
-        f"copy ({query}) to {literal(str(temporary))} (format parquet, compression zstd, row_group_size {ROW_GROUP_ROWS},"
-        f" kv_metadata {{{literal(METADATA_KEY)}: {literal(batch.to_json())}}})"
+        f"copy ({query}) to {literal(str(temporary))} (format parquet, compression zstd,"
+        f" row_group_size {ROW_GROUP_ROWS}, kv_metadata {{{literal(METADATA_KEY)}: {literal(batch.to_json())}}})"
     )
     _sync(temporary)
     temporary.rename(file)
     _sync(file.parent)
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 def _append(path: Path, line: str) -> None:
