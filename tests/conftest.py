@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+from tests.pipeline import Pipeline, differences, read_truth
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -14,3 +18,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def full(request: pytest.FixtureRequest) -> bool:
     """Whether the slow suites run in their full size."""
     return request.config.getoption("--full")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """A small demo shop, built, tested, published and equal to its truth (in `home/truth`). Copy it before you change it."""
+    pipeline = Pipeline(tmp_path_factory.mktemp("built") / "home")
+    pipeline.run("demo-shop", "init", "--seed", "3", "--lines", "3000", "--days", "90")
+    pipeline.ingest()
+    pipeline.dbt("build")
+    pipeline.run("warehouse-publish")
+    pipeline.run("demo-shop", "truth", "--out", str(pipeline.home / "truth"))
+    assert differences(pipeline.marts(), read_truth(pipeline.home / "truth")) == []
+    return pipeline
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Cheap tests first, so that a broken checkout is red within seconds."""
+    order = {"unit": 0, "integration": 1, "faults": 2, "acceptance": 3}
+    items.sort(key=lambda item: order.get(Path(item.path).parent.name, 1))
