@@ -1,0 +1,286 @@
+"""Publish: put the audited marts where BI reads them, all at once or not at all (docs/contracts.md, "Environment").
+
+The marts that dbt built are copied beside the published file, stripped of dbt's bookkeeping, read once, and renamed
+into place. A reader keeps the version that it has open and sees the new one when it connects again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import fcntl
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+
+from ingestion import settings
+from ingestion.errors import UserError
+from ingestion.settings import Settings
+
+BUILD_FIRST = "Run `dbt build` (complete, without --select), then publish again."
+UNCHANGED = "What is published stays as it was."
+
+
+@dataclass(frozen=True)
+class Build:
+    """The dbt invocation that last changed the marts: a row of `ops.builds`."""
+
+    invocation_id: str
+    command: str
+    is_complete: bool
+    status: str
+    load_bound: int
+    shop: str
+    failures: int | None
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published version."""
+
+    version: int
+    invocation_id: str
+    load_bound: int
+    shop: str
+
+
+def publish(home: Settings) -> tuple[Published, bool]:
+    """Publish the marts of the last build; the flag is False when that build was published before.
+
+    Raises:
+        UserError: the last build may not be published, another publish is at work, or the disk is full. What is
+            published stays as it was.
+    """
+    if not home.warehouse_file.exists() or not home.marts_file.exists():
+        raise UserError(f"There are no marts to publish in {home.home}. {BUILD_FIRST}")
+    folder = home.published_file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / ".next.duckdb"
+    with _alone(folder), _unwritten(home) as connection:
+        _remove(beside)  # what a killed publish left
+        build = _audited_build(connection, home.shop)
+        current = published_version(home.published_file)
+        if current and current.invocation_id == build.invocation_id:
+            return current, False
+        # The previous version is the newer one after it was brought back.
+        newest = (
+            max(known.version for known in (current, published_version(_previous(home))) if known) if current else 0
+        )
+        new = Published(newest + 1, build.invocation_id, build.load_bound, build.shop)
+        try:
+            _write(home.marts_file, beside, new)
+            _swap(beside, home.published_file)
+        except OSError as error:
+            raise _disk_error(error, folder) from error
+        except duckdb.Error as error:
+            raise UserError(f"The marts in {home.marts_file} could not be published: {error} {UNCHANGED}") from error
+        finally:
+            _remove(beside)
+    return new, True
+
+
+def restore_previous(home: Settings) -> Published:
+    """Bring back the version before the published one, and keep that one as the previous: twice is no change."""
+    current, previous = home.published_file, _previous(home)
+    with _alone(current.parent):
+        if not previous.exists():
+            raise UserError(f"There is no previous version in {current.parent}. {UNCHANGED}")
+        beside = current.parent / ".next.duckdb"
+        _remove(beside)
+        os.link(previous, beside)
+        _swap(beside, current)
+        restored = published_version(current)
+    if restored is None:
+        raise UserError(f"{current} holds no version. Publish again with `warehouse-publish`.")
+    return restored
+
+
+def published_version(file: Path) -> Published | None:
+    """What a published file says about itself; None when there is no such file."""
+    if not file.exists():
+        return None
+    with duckdb.connect(str(file), read_only=True) as connection:
+        row = connection.execute("select version, invocation_id, load_bound, shop from meta.publish_info").fetchone()
+    return Published(*row) if row else None
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of this folder; it ends with the process, however that ends."""
+    if not folder.is_dir():
+        raise UserError(f"Nothing is published in {folder} yet. {BUILD_FIRST}")
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"Another publish of {folder} is at work. {UNCHANGED}") from error
+        yield
+
+
+@contextmanager
+def _unwritten(home: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that keeps the target and dbt from writing: DuckDB lets nobody write a file that is open to read."""
+    try:
+        connection = duckdb.connect(str(home.warehouse_file), read_only=True)
+    except duckdb.IOException as error:
+        raise UserError(f"{home.warehouse_file} is in use by a load or a build. {UNCHANGED} ({error})") from error
+    with connection:
+        try:
+            connection.execute(f"attach '{_quoted(home.marts_file)}' as marts (read_only)")
+        except duckdb.IOException as error:
+            raise UserError(f"{home.marts_file} is in use by a build. {UNCHANGED} ({error})") from error
+        yield connection
+
+
+def _audited_build(connection: duckdb.DuckDBPyConnection, shop: str) -> Build:
+    """The last build, if it is complete, passed, of this shop, and nothing was loaded after it."""
+    try:
+        # `dbt test` changes no mart, so it neither allows nor forbids publishing.
+        row = connection.execute(
+            "select invocation_id, command, is_complete, status, load_bound, shop, failures from ops.builds "
+            "where command <> 'test' order by started_at desc limit 1"
+        ).fetchone()
+    except duckdb.CatalogException as error:
+        raise UserError(f"The marts were never built. {BUILD_FIRST}") from error
+    if row is None:
+        raise UserError(f"The marts were never built. {BUILD_FIRST}")
+    build = Build(*row)
+    if build.shop != shop:
+        raise UserError(f"The marts are of the shop {build.shop}, not of {shop}. Set WAREHOUSE_SHOP. {UNCHANGED}")
+    if build.status == "running":
+        raise UserError(f"The last dbt command ({build.command}) did not end: killed, or still at work. {BUILD_FIRST}")
+    if build.status != "passed":
+        count = f" with {build.failures} failures" if build.failures else ""
+        raise UserError(f"The last dbt command ({build.command}) failed{count}. Repair it. {BUILD_FIRST}")
+    if not build.is_complete:
+        raise UserError(f"The last dbt command ({build.command}) built only a part of the marts. {BUILD_FIRST}")
+    newer = connection.execute("select count(*) from ops.loads where load_id > ?", [build.load_bound]).fetchall()[0][0]
+    if newer:
+        raise UserError(f"{newer} loads came after the last build. {BUILD_FIRST}")
+    return build
+
+
+def _write(marts: Path, beside: Path, version: Published) -> None:
+    """A copy of the marts with nothing but the marts and the version, safe on disk."""
+    shutil.copyfile(marts, beside)
+    if _wal(marts).exists():
+        # A build that did not end cleanly left its last commits there; opening the copy takes them in.
+        shutil.copyfile(_wal(marts), _wal(beside))
+    with duckdb.connect(str(beside)) as connection:
+        schemas = _column(connection, "select schema_name from duckdb_schemas() where not internal")
+        if "ops" in schemas and "unpublished" in _column(
+            connection, "select table_name from duckdb_tables() where schema_name = 'ops'"
+        ):
+            for model in _column(connection, "select model from ops.unpublished"):
+                connection.execute(f'drop table if exists main."{model}"')
+        for schema in schemas:
+            if schema != "main":
+                connection.execute(f'drop schema "{schema}" cascade')
+        connection.execute("create schema meta")
+        connection.execute(
+            "create table meta.publish_info "
+            "(version bigint, invocation_id text, load_bound bigint, published_at timestamptz, shop text)"
+        )
+        connection.execute(
+            "insert into meta.publish_info values (?, ?, ?, ?, ?)",
+            [version.version, version.invocation_id, version.load_bound, datetime.now(UTC), version.shop],
+        )
+        connection.execute("checkpoint")
+    _check_readable(beside)
+    with beside.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _check_readable(file: Path) -> None:
+    """Read every column of every mart once, as a reader would open them."""
+    with duckdb.connect(str(file), read_only=True) as connection:
+        names = marts(connection)
+        if not names:
+            raise UserError(f"No mart was built. {BUILD_FIRST}")
+        for name in names:
+            connection.execute(f'select max(columns(*)) from main."{name}"').fetchall()
+
+
+def marts(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """The names of the marts in an opened published file."""
+    return _column(
+        connection,
+        "select table_name from information_schema.tables "
+        "where table_schema = 'main' and table_catalog = current_database() order by table_name",
+    )
+
+
+def _swap(beside: Path, published: Path) -> None:
+    """Keep the published file as the previous one, and put the new one in its place, in one step each."""
+    if published.exists():
+        kept = published.parent / ".previous.duckdb"
+        _remove(kept)
+        os.link(published, kept)
+        kept.replace(published.parent / "previous.duckdb")
+    beside.replace(published)
+    folder = os.open(published.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _disk_error(error: OSError, folder: Path) -> UserError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UserError(f"No room for a second copy of the marts in {folder}. Make room, publish again. {UNCHANGED}")
+    return UserError(f"The marts could not be written to {folder}: {error}. {UNCHANGED}")
+
+
+def _previous(home: Settings) -> Path:
+    return home.published_file.parent / "previous.duckdb"
+
+
+def _remove(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    _wal(file).unlink(missing_ok=True)
+
+
+def _wal(file: Path) -> Path:
+    """DuckDB's log beside a database file."""
+    return file.with_name(file.name + ".wal")
+
+
+def _column(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
+    return [row[0] for row in connection.execute(query).fetchall()]
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")
+
+
+def main() -> None:
+    """`warehouse-publish`: publish the last build, or bring back the previous version."""
+    parser = argparse.ArgumentParser(prog="warehouse-publish", description=main.__doc__)
+    parser.add_argument("--previous", action="store_true", help="bring back the version before the published one")
+    arguments = parser.parse_args()
+    home = settings.load()
+    started = time.monotonic()
+    try:
+        if arguments.previous:
+            done = f"brought back version {restore_previous(home).version}"
+        else:
+            version, is_new = publish(home)
+            done = (
+                f"published version {version.version}" if is_new else f"version {version.version} is published already"
+            )
+    except UserError as error:
+        sys.exit(f"warehouse-publish: {error}")
+    size = home.published_file.stat().st_size / 1e6
+    print(f"warehouse-publish: {done} ({size:.1f} MB, {time.monotonic() - started:.1f} s): {home.published_file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""Publishing, on real DuckDB files shaped as dbt and the target leave them."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from ingestion.errors import UserError
+from ingestion.settings import Settings
+from orchestration.publish import publish, restore_previous
+
+FIRST_LOAD, SECOND_LOAD = 1_000, 2_000
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Settings:
+    """A warehouse with one load and its complete, passed build of 1000 rows a 10.00."""
+    settings = Settings(shop="demo_shop", home=tmp_path, data=tmp_path / "source")
+    with duckdb.connect(str(settings.warehouse_file)) as connection:
+        connection.execute(
+            "create schema ops; create schema raw_shop; create table ops.loads (load_id bigint);"
+            "create table ops.builds (invocation_id text, command text, is_complete boolean, status text,"
+            " load_bound bigint, shop text, started_at timestamptz, finished_at timestamptz, models_built bigint,"
+            " tests_passed bigint, failures bigint)"
+        )
+    load(settings, FIRST_LOAD)
+    build(settings, "first", bound=FIRST_LOAD, price=10)
+    return settings
+
+
+def load(settings: Settings, load_id: int) -> None:
+    with duckdb.connect(str(settings.warehouse_file)) as connection:
+        connection.execute("insert into ops.loads values (?)", [load_id])
+
+
+def build(
+    settings: Settings,
+    invocation: str,
+    *,
+    bound: int = FIRST_LOAD,
+    price: int = 10,
+    rows: int = 1000,
+    command: str = "build",
+    is_complete: bool = True,
+    status: str = "passed",
+    shop: str = "demo_shop",
+) -> None:
+    """What dbt leaves: a row of ops.builds and, in marts.duckdb, marts in `main` and bookkeeping in `ops`."""
+    with duckdb.connect(str(settings.warehouse_file)) as connection:
+        connection.execute(
+            "insert into ops.builds values (?, ?, ?, ?, ?, ?, now(), now(), 2, 10, 0)",
+            [invocation, command, is_complete, status, bound, shop],
+        )
+        connection.execute(f"attach '{settings.marts_file}' as marts (storage_version 'v1.4.0')")
+        connection.execute(
+            f"create or replace table marts.main.fact_orders as"
+            f" select range as order_line_id, hash(range) as noise, {price}::decimal(18, 4) as amount from range({rows});"
+            "create or replace table marts.main.dim_users as select 1 as user_id;"
+            "create schema if not exists marts.ops;"
+            "create or replace table marts.ops.unpublished as select 'dim_users' as model"
+        )
+
+
+def prices(file: Path) -> set[int]:
+    with duckdb.connect(str(file), read_only=True) as connection:
+        return {int(row[0]) for row in connection.execute("select distinct amount from fact_orders").fetchall()}
+
+
+def names(file: Path) -> set[str]:
+    with duckdb.connect(str(file), read_only=True) as connection:
+        rows = connection.execute("select table_schema || '.' || table_name from information_schema.tables").fetchall()
+    return {row[0] for row in rows}
+
+
+def test_publishes_the_marts_and_the_version_and_nothing_else(home: Settings) -> None:
+    version, is_new = publish(home)
+    assert (version.version, is_new, version.load_bound) == (1, True, FIRST_LOAD)
+    assert names(home.published_file) == {"main.fact_orders", "meta.publish_info"}
+    assert prices(home.published_file) == {10}
+
+
+def test_published_file_keeps_the_storage_version_of_duckdb_1_4(home: Settings) -> None:
+    publish(home)
+    with duckdb.connect(str(home.published_file), read_only=True) as connection:
+        tags = connection.execute("select tags from duckdb_databases() where not internal").fetchone()
+    assert tags is not None
+    assert tags[0]["storage_version"].startswith("v1.4.0")
+
+
+def test_same_build_is_published_once(home: Settings) -> None:
+    publish(home)
+    inode = home.published_file.stat().st_ino
+    version, is_new = publish(home)
+    assert (version.version, is_new) == (1, False)
+    assert home.published_file.stat().st_ino == inode
+
+
+def test_previous_version_is_kept_and_can_be_brought_back(home: Settings) -> None:
+    publish(home)
+    build(home, "second", price=20)
+    assert publish(home)[0].version == 2
+    assert prices(home.published_file.parent / "previous.duckdb") == {10}
+    assert restore_previous(home).version == 1
+    assert prices(home.published_file) == {10}
+    assert publish(home)[0].version == 3, "a number that BI has seen is not used again"
+    assert prices(home.published_file) == {20}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda home: build(home, "x", price=20, is_complete=False), "only a part"),
+        (lambda home: build(home, "x", price=20, status="failed"), "failed"),
+        (lambda home: build(home, "x", price=20, status="running"), "did not end"),
+        (lambda home: build(home, "x", price=20, shop="online_retail"), "of the shop online_retail"),
+        (lambda home: load(home, SECOND_LOAD), "1 loads came after the last build"),
+    ],
+    ids=["partial build", "failed build", "killed build", "other shop", "newer load"],
+)
+def test_refuses_in_one_line_and_leaves_what_is_published(
+    home: Settings, spoil: Callable[[Settings], None], message: str
+) -> None:
+    publish(home)
+    spoil(home)
+    with pytest.raises(UserError, match=message) as refusal:
+        publish(home)
+    assert "\n" not in str(refusal.value)
+    assert prices(home.published_file) == {10}
+
+
+def test_test_run_after_a_good_build_does_not_forbid_publishing(home: Settings) -> None:
+    build(home, "x", command="test", is_complete=False)
+    assert publish(home)[1]
+
+
+def test_warehouse_that_was_never_built_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no marts to publish"):
+        publish(Settings(shop="demo_shop", home=tmp_path, data=tmp_path))
+
+
+def test_command_prints_one_line_and_fails(home: Settings) -> None:
+    build(home, "x", status="failed")
+    done = command(home)
+    assert done.wait() == 1
+    assert done.stderr is not None
+    assert len(done.stderr.read().splitlines()) == 1
+
+
+def test_waits_for_no_writer_but_says_who_is_in_the_way(home: Settings) -> None:
+    writer = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import duckdb; c = duckdb.connect('{home.warehouse_file}'); print(1, flush=True); input()",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    with pytest.raises(UserError, match="in use by a load or a build") as refusal:
+        publish(home)
+    assert "\n" not in str(refusal.value)
+    writer.communicate(b"\n")
+
+
+def test_second_publish_at_once_is_refused(home: Settings) -> None:
+    build(home, "big", rows=8_000_000)
+    first = command(home)
+    wait_for(home.published_file.parent / ".next.duckdb")
+    with pytest.raises(UserError, match="Another publish"):
+        publish(home)
+    assert first.wait() == 0
+
+
+def test_commits_in_the_log_of_a_killed_build_are_published(home: Settings) -> None:
+    script = (
+        f"import duckdb, os; c = duckdb.connect('{home.marts_file}'); c.execute('update fact_orders set amount = 30');"
+        "os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=False)
+    assert home.marts_file.with_name("marts.duckdb.wal").exists()
+    publish(home)
+    assert prices(home.published_file) == {30}
+
+
+def test_reader_never_misses_a_file_nor_sees_a_mixture(home: Settings) -> None:
+    publish(home)
+    seen: list[set[int]] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            seen.append(prices(home.published_file))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for price in range(20, 30):
+        build(home, f"price {price}", price=price)
+        publish(home)
+    stop.set()
+    reader.join()
+    assert len(seen) > 10
+    assert all(len(found) == 1 for found in seen)
+    assert len({min(found) for found in seen}) > 2, "the reader saw new versions while it read"
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.02, 0.05])
+def test_killed_publish_leaves_the_old_version_and_the_next_one_cleans_up(home: Settings, moment: float) -> None:
+    publish(home)
+    build(home, "big", price=20, rows=8_000_000)
+    process = command(home)
+    wait_for(home.published_file.parent / ".next.duckdb")
+    time.sleep(moment)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert prices(home.published_file) == {10}
+    publish(home)
+    assert prices(home.published_file) == {20}
+    assert {file.name for file in home.published_file.parent.iterdir()} == {
+        ".lock",
+        "previous.duckdb",
+        "warehouse.duckdb",
+    }
+
+
+def test_full_disk_leaves_the_old_version_and_says_so(home: Settings) -> None:
+    publish(home)
+    build(home, "big", price=20, rows=3_000_000)
+    size = home.marts_file.stat().st_size
+
+    def small_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestration.publish"],
+        env=environment(home),
+        preexec_fn=small_disk,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "No room" in done.stderr
+    assert prices(home.published_file) == {10}
+    assert not (home.published_file.parent / ".next.duckdb").exists()
+
+
+def environment(home: Settings) -> dict[str, str]:
+    return os.environ | {"WAREHOUSE_HOME": str(home.home), "WAREHOUSE_SHOP": home.shop}
+
+
+def command(home: Settings) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "orchestration.publish"],
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not file.exists():
+        assert time.monotonic() < deadline, f"{file} did not appear"
+        time.sleep(0.001)
