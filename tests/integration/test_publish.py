@@ -64,7 +64,8 @@ def build(
         connection.execute(f"attach '{settings.marts_file}' as marts (storage_version 'v1.4.0')")
         connection.execute(
             f"create or replace table marts.main.fact_orders as"
-            f" select range as order_line_id, hash(range) as noise, {price}::decimal(18, 4) as amount from range({rows});"
+            f" select range as order_line_id, hash(range) as noise, {price}::decimal(18, 4) as amount"
+            f" from range({rows});"
             "create or replace table marts.main.dim_users as select 1 as user_id;"
             "create schema if not exists marts.ops;"
             "create or replace table marts.ops.unpublished as select 'dim_users' as model"
