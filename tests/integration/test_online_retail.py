@@ -1,0 +1,208 @@
+"""Online Retail, a real shop: what the warehouse holds equals the files, as their README and pandas count them.
+
+Quick size: the real files once; loads in shuffled orders, repeated and corrected, on a small folder of the same mess.
+`--full`: shuffled orders on the real files too.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from decimal import Decimal
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.integration.online_retail_files import REAL_FOLDER, generate, month_table, real_or_generated, rewrite
+from tests.oracles import online_retail
+from tests.pipeline import MART_KEYS, Pipeline, differences, read_truth
+
+SHOP = "online_retail"
+
+
+def expected_marts(data: Path, out: Path) -> dict[str, pd.DataFrame]:
+    """The oracle's marts for a folder, as text, like `Pipeline.marts`."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, frame in online_retail.compute(data).items():
+        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), out / f"{name}.parquet")
+    return read_truth(out)
+
+
+def query(pipeline: Pipeline, sql: str) -> list[tuple]:
+    """Rows of a query on the warehouse's file."""
+    with duckdb.connect(str(pipeline.home / "warehouse.duckdb"), read_only=True) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def raw_rows(pipeline: Pipeline) -> int:
+    return query(pipeline, "select count(*) from raw_files.transactions")[0][0]
+
+
+def mart_rows(pipeline: Pipeline, sql: str) -> list[tuple]:
+    with duckdb.connect(str(pipeline.home / "marts.duckdb"), read_only=True) as connection:
+        return connection.execute(sql).fetchall()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return real_or_generated(tmp_path_factory.mktemp("online_retail") / "data")
+
+
+@pytest.fixture(scope="module")
+def warehouse(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """All files loaded once, and built with all tests."""
+    pipeline = Pipeline(tmp_path_factory.mktemp("online_retail") / "home", SHOP, data)
+    pipeline.ingest()
+    pipeline.dbt("build")
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def expected(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pd.DataFrame]:
+    return expected_marts(data, tmp_path_factory.mktemp("online_retail") / "expected")
+
+
+def test_raw_holds_every_line(warehouse: Pipeline, data: Path) -> None:
+    lines = sum(lines for lines, _ in month_table(data).values())
+    assert lines == 320_705 or data != REAL_FOLDER
+    assert raw_rows(warehouse) == lines
+    assert query(warehouse, "select sum(rows_extracted), sum(rows_quarantined) from ops.loads") == [(lines, 0)]
+
+
+def test_months_reconcile_with_the_readme(warehouse: Pipeline, data: Path) -> None:
+    rows = mart_rows(
+        warehouse,
+        """
+        select strftime(date, '%Y-%m') as month, sum(raw_net_value),
+            sum(sales + shipping - refunds + adjustments), max(abs(difference))
+        from mart_money_reconciliation
+        group by month having sum(raw_net_value) <> 0
+        """,
+    )
+    table = month_table(data)
+    assert {row[0]: row[1] for row in rows} == {month: value for month, (_, value) in table.items()}
+    assert {row[0]: row[2] for row in rows} == {month: value for month, (_, value) in table.items()}
+    assert {row[3] for row in rows} == {Decimal(0)}
+
+
+def test_every_line_is_in_the_marts_once(warehouse: Pipeline) -> None:
+    """Lines of shipping are in the spread; all others are a row of a fact."""
+    in_facts = mart_rows(
+        warehouse,
+        """
+        select
+            (select count(*) from fact_orders)
+            + (select count(*) from fact_refunds)
+            + (select count(*) from fact_adjustments where kind <> 'shipping_without_lines')
+        """,
+    )[0][0]
+    shipping = query(
+        warehouse,
+        "select count(*) from raw_files.transactions "
+        """where upper("StockCode") in ('POST', 'DOT', 'C2') and "InvoiceNo" not like 'C%' """
+        """and cast("UnitPrice" as decimal(18, 4)) <> 0""",
+    )[0][0]
+    assert shipping > 0
+    assert in_facts + shipping == raw_rows(warehouse)
+
+
+def test_marts_equal_the_oracle(warehouse: Pipeline, expected: dict[str, pd.DataFrame]) -> None:
+    assert all(len(expected[name]) > 1 for name in MART_KEYS), {name: len(rows) for name, rows in expected.items()}
+    assert differences(warehouse.marts(), expected) == []
+
+
+def test_the_design_query_equals_pandas(warehouse: Pipeline, data: Path) -> None:
+    rows = mart_rows(
+        warehouse,
+        """
+        select d.year, d.month, p.category, sum(f.amount) as total_sales, count(distinct f.user_id) as unique_customers
+        from fact_orders f
+        join dim_date d on f.date_id = d.date_id
+        join dim_products p on f.product_id = p.product_id
+        where d.year = 2011
+        group by d.year, d.month, p.category order by total_sales desc
+        """,
+    )
+    # Once more with nothing but pandas and floats, so that the oracle's own rules are checked from outside.
+    lines = pd.concat(pd.read_csv(file, encoding="utf-8") for file in sorted(data.glob("2011-*.csv.gz")))
+    others = ["POST", "DOT", "C2", "M", "D", "S", "AMAZONFEE", "BANK CHARGES", "CRUK", "B", "PADS"]
+    lines = lines[(lines["Quantity"] > 0) & (lines["UnitPrice"] > 0) & ~lines["StockCode"].str.upper().isin(others)]
+    lines = lines[~lines["InvoiceNo"].astype(str).str.startswith(("A", "C"))]
+    lines = lines.assign(total=lines["Quantity"] * lines["UnitPrice"], customer=lines["CustomerID"].fillna(-1))
+    by_month = lines.groupby(lines["InvoiceDate"].str[5:7].astype(int)).agg({"total": "sum", "customer": "nunique"})
+    pandas_rows = [
+        (2011, month, "unknown", Decimal(f"{total:.4f}"), customers)
+        for month, total, customers in by_month.sort_values("total", ascending=False).itertuples()
+    ]
+    assert len(pandas_rows) > 3
+    assert rows == pandas_rows
+
+
+def test_loads_in_any_order_repeated_renamed_and_corrected_end_in_the_same_marts(tmp_path: Path) -> None:
+    source = generate(tmp_path / "files")
+    data = tmp_path / "data"
+    pipeline = Pipeline(tmp_path / "home", SHOP, data)
+    data.mkdir()
+    pipeline.home.mkdir()
+
+    # Months in a shuffled order, one load and one incremental run each.
+    months = sorted({file.name[:7] for file in source.glob("*.csv.gz")})
+    random.Random(4).shuffle(months)
+    assert months != sorted(months)
+    for month in months:
+        for file in source.glob(f"{month}-*.csv.gz"):
+            shutil.copy(file, data)
+        pipeline.ingest()
+        pipeline.dbt("build", "--exclude-resource-type", "test", "--exclude-resource-type", "unit_test")
+    assert differences(pipeline.marts(), expected_marts(source, tmp_path / "expected")) == []
+
+    # Everything once more, without the state that knows it; then under other names.
+    rows = raw_rows(pipeline)
+    (pipeline.home / "singer_state.json").unlink()
+    pipeline.ingest()
+    for file in source.glob("*.csv.gz"):
+        shutil.copy(file, data / f"copy_of_{file.name}")
+    pipeline.ingest()
+    assert raw_rows(pipeline) == rows
+    for file in data.glob("copy_of_*"):
+        file.unlink()
+
+    # A corrected file: a line gone, another one changed, and an invoice that moves to another customer.
+    corrected = sorted(data.glob("*.csv.gz"))[0]
+    rewrite(
+        corrected,
+        {
+            0: None,
+            2: ["536001", "20001", "LANTERN No 1", "7", f"{corrected.name[:10]} 09:00:00", "2.5", "12346.0", "Italy"],
+            3: ["536999", "20002", "LANTERN No 2", "1", f"{corrected.name[:10]} 09:30:00", "0.99", "12399.0", "Malta"],
+        },
+    )
+    pipeline.ingest()
+    pipeline.dbt("build")
+    assert raw_rows(pipeline) > rows
+    assert differences(pipeline.marts(), expected_marts(data, tmp_path / "corrected")) == []
+
+
+def test_real_files_month_by_month_in_shuffled_order(
+    warehouse: Pipeline, data: Path, full: bool, tmp_path: Path
+) -> None:
+    """Quick size: three days of three months. Full size: all files."""
+    months = sorted({file.name[:7] for file in data.glob("*.csv.gz")})
+    files = {month: sorted(data.glob(f"{month}-*.csv.gz"))[: None if full else 3] for month in months}
+    kept = months if full else [months[1], months[0], months[-1]]
+    if full:
+        random.Random(1).shuffle(kept)
+    fed = tmp_path / "data"
+    fed.mkdir()
+    pipeline = Pipeline(tmp_path / "home", SHOP, fed)
+    for month in kept:
+        for file in files[month]:
+            shutil.copy(file, fed)
+        pipeline.ingest()
+        pipeline.dbt("build", "--exclude-resource-type", "test", "--exclude-resource-type", "unit_test")
+    expected = warehouse.marts() if full else expected_marts(fed, tmp_path / "expected")
+    assert differences(pipeline.marts(), expected) == []
