@@ -329,22 +329,26 @@ class Streams:
         )
         new = new[(day >= first) & (day < end)]
         parts.append(self._product_rows(new, np.zeros(len(new), np.int64)))
-        deletion = shop.deleted_on(every)
-        for day in range(first, end):
-            age = day - shop.product_launch[every]
-            changed = every[(age > 0) & (age % shop.price_period[every] == 0) & (day < deletion)]
-            parts.append(self._product_rows(changed, shop.price_version(changed, np.full(len(changed), day))))
-            gone = every[deletion == day]
-            version = shop.price_version(gone, np.full(len(gone), day - 1))
-            parts.append(self._product_rows(gone, version, day * DAY + DAY // 2))
+        day, product = self._every_day(first, end, every)
+        deletion = shop.deleted_on(product)
+        age = day - shop.product_launch[product]
+        changed = (age > 0) & (age % shop.price_period[product] == 0) & (day < deletion)
+        parts.append(self._product_rows(product[changed], shop.price_version(product[changed], day[changed])))
+        gone, last = product[deletion == day], day[deletion == day]
+        version = shop.price_version(gone, last - 1)
+        parts.append(self._product_rows(gone, version, self.moments.iso(last * DAY + DAY // 2)))
         return pa.concat_arrays(parts)
 
-    def _product_rows(self, products: np.ndarray, version: np.ndarray, deleted: int | None = None) -> pa.Array:
+    @staticmethod
+    def _every_day(first: int, end: int, products: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Every product on every day, as two columns: day, product."""
+        return np.repeat(np.arange(first, end), len(products)), np.tile(products, end - first)
+
+    def _product_rows(self, products: np.ndarray, version: np.ndarray, gone: pa.Array | None = None) -> pa.Array:
         shop, dice = self.world, self.dice
         key = products * 1000 + version
         changed = shop.product_launch[products] + version * shop.price_period[products]
         updated = self.moments.iso(changed * DAY + dice.roll("product second", key, DAY))
-        gone = None if deleted is None else self.moments.iso(np.full(len(products), deleted))
         category = dice.roll("category", products, len(words.CATEGORIES))
         noun = pick(
             words.NOUNS, category * words.NOUNS_PER_CATEGORY + dice.roll("noun", products, words.NOUNS_PER_CATEGORY)
@@ -416,9 +420,7 @@ class Streams:
     def stock_levels(self, first: int, end: int) -> pa.Array:
         """CSV lines of counted stock: every third day per product."""
         shop, dice = self.world, self.dice
-        every = shop.product_index
-        day = np.repeat(np.arange(first, end), len(every))
-        product = np.tile(every, end - first)
+        day, product = self._every_day(first, end, shop.product_index)
         keep = (
             ((day + product) % 3 == 0)
             & (product != shop.missing_product)
