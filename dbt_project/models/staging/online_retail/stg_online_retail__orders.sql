@@ -1,0 +1,32 @@
+-- An invoice that sells or ships is an order; all its lines say the same of it, except a minute in its time.
+-- One row per received version of such a line.
+with
+
+lines as (
+    select * from {{ ref('base_online_retail__lines') }}
+),
+
+orders as (
+    select
+        -- ids
+        invoice_number as order_id,
+        customer_id as user_id,
+
+        -- text
+        'completed' as status,
+        'GBP' as currency,
+
+        -- numbers
+        {{ money(0) }} as shipping_cost,
+
+        -- timestamps
+        invoiced_at as ordered_at,
+        cast(null as timestamp) as cancelled_at,
+
+        -- version
+        {{ technical_columns('invoiced_at') }}
+    from lines
+    where line_role in ('sale', 'shipping')
+)
+
+select * from orders
