@@ -143,10 +143,9 @@ def _unwritten(home: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
 def _audited_build(connection: duckdb.DuckDBPyConnection, shop: str) -> Build:
     """The last build, if it is complete, passed, of this shop, and nothing was loaded after it."""
     try:
-        # `dbt test` changes no mart, so it neither allows nor forbids publishing.
         row = connection.execute(
             "select invocation_id, command, is_complete, status, load_bound, shop, failures from ops.builds "
-            "where command <> 'test' order by started_at desc limit 1"
+            "order by started_at desc limit 1"
         ).fetchone()
     except duckdb.CatalogException as error:
         raise UserError(f"The marts were never built. {BUILD_FIRST}") from error
