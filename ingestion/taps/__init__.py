@@ -1,0 +1,1 @@
+"""Taps: one module per kind of source system, speaking Singer."""

@@ -1,0 +1,640 @@
+"""Read one file into DuckDB: its records as text, and what is no record into rejects.
+
+A first pass in Python over the decompressed bytes finds out whether DuckDB can be trusted with the file. It is needed:
+DuckDB 2.0 reads a truncated zstd file to its last whole block without a word, ignores a wrong gzip checksum, keeps NUL
+bytes, takes blanks before a quote away, and reports broken lines with replaced or cut text. A regular file goes to
+DuckDB directly, any other through a sift that copies whole records to a clean file and broken ones, byte for byte, to
+the rejects.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import duckdb
+import pyarrow as pa
+
+from ingestion.errors import UserError
+from ingestion.lake import identifier, literal
+from ingestion.taps.file_config import FileStreamConfig
+
+RECORDS = "records"
+REJECTS = "rejects"
+LINE_NUMBER = "_sdc_line_number"
+
+_CHUNK = 1 << 20
+_OVERSIZE_PREFIX = 1000
+_DELIMITERS = ",;\t|:"
+# A value that DuckDB's JSON would not give back as written: trailing zeros, exponents, many digits, nested values.
+_INEXACT_JSON = re.compile(rb"[0-9]\.[0-9]*0\s*[,}]|[0-9][eE]|[0-9][0-9.]{14}|\.0000|-0|(?!^)[{\[]")
+_JSON_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+class FileFault(UserError):
+    """A file that cannot be taken up at all; nothing of it is loaded."""
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _Oversized:
+    """A physical line longer than the limit, of which only the start, the length and the hash are kept."""
+
+    def __init__(self, start: bytes) -> None:
+        self.prefix = start[:_OVERSIZE_PREFIX]
+        self.length = 0
+        self._digest = hashlib.sha256()
+        self.add(start)
+
+    def add(self, part: bytes) -> None:
+        """Count more of the line; its end does not count."""
+        part = part.rstrip(b"\r\n")
+        self.length += len(part)
+        self._digest.update(part)
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the whole line."""
+        return self._digest.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """The content hash of a file as it lies there, compressed or not."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_file(
+    con: duckdb.DuckDBPyConnection,
+    path: Path,
+    config: FileStreamConfig,
+    work: Path,
+    *,
+    max_line_bytes: int,
+    deselected: frozenset[str] = frozenset(),
+) -> list[str]:
+    """Fill the temporary tables `records` and `rejects` of `con` from one file; return the data columns in file order.
+
+    `records` has the data columns as text and `_sdc_line_number`, the record's number from 1; rejected lines are
+    numbered with the others, blank lines are not. `rejects` has reason, column_name, payload and line_number. `work`
+    takes intermediate files. Raises FileFault.
+    """
+    con.execute(
+        f"create or replace temp table {REJECTS}"
+        " (reason varchar, column_name varchar, payload varchar, line_number bigint)"
+    )
+    try:
+        if path.stat().st_size == 0:
+            raise FileFault("the file is empty (0 bytes): its export probably failed; export it again")
+        if config.format == "parquet":
+            return _read_parquet(con, path, config, deselected)
+        with _Sift(path, config, work, max_line_bytes) as sift:
+            if config.format == "jsonl":
+                return _read_jsonl(con, sift, config, deselected)
+            return _read_csv(con, sift, path, config, max_line_bytes, deselected)
+    except FileNotFoundError as error:
+        raise FileFault("the file vanished while it was being read; put it back or leave it away") from error
+    except (OSError, EOFError) as error:
+        raise FileFault(f"truncated or damaged: {_first_line(error)}; copy or export it again") from error
+    except duckdb.Error as error:
+        raise FileFault(f"not readable as {config.format}: {_first_line(error)}") from error
+
+
+def header_columns(path: Path, config: FileStreamConfig, *, max_line_bytes: int, whole: bool) -> list[str]:
+    """The columns that a file shows, for a catalog: of JSONL files of the first lines only, unless `whole`."""
+    try:
+        if config.format == "parquet":
+            with duckdb.connect() as con:
+                return [row[0] for row in con.execute(_describe_parquet(path)).fetchall()]
+        with _open(path, config.encoding) as file:
+            if config.format == "csv":
+                return _header(_CsvRecords(file, config, max_line_bytes))
+            names: dict[str, None] = {}
+            for number, line in enumerate(_lines(file, max_line_bytes)):
+                if not whole and number >= 1000:
+                    break
+                with contextlib.suppress(ValueError):  # Reading the file will quarantine the line.
+                    names.update(dict.fromkeys(_json_fields(line.decode()) if isinstance(line, bytes) else ()))
+            return list(names)
+    except (OSError, EOFError, duckdb.Error) as error:
+        raise FileFault(f"not readable: {_first_line(error)}") from error
+
+
+# Columns
+
+
+def _check_columns(columns: Sequence[str], config: FileStreamConfig, seen: str) -> None:
+    lower = [name.lower() for name in columns]
+    if doubled := sorted({name for name in columns if lower.count(name.lower()) > 1}):
+        raise FileFault(f"column {', '.join(doubled)} occurs twice (upper and lower case count as equal); rename one")
+    if not all(name.strip() for name in columns):
+        raise FileFault(f"a column has no name; {seen}")
+    if reserved := [name for name in columns if name.lower().startswith("_sdc_")]:
+        raise FileFault(f"column {', '.join(reserved)}: names that begin with _sdc_ are the warehouse's own; rename it")
+    if missing := [name for name in config.required_columns if name not in columns]:
+        raise FileFault(f"column {', '.join(missing)} is missing; {seen}")
+
+
+def _header(records: _CsvRecords) -> list[str]:
+    header = records.header()
+    if header is None:
+        raise FileFault("the file has no header line; export it again, or check its encoding and delimiter")
+    return header
+
+
+def _seen(header: Sequence[str], config: FileStreamConfig) -> str:
+    """What a header looks like, for a message: with the delimiter it seems to have."""
+    text = config.delimiter.join(header)
+    message = f"found {', '.join(map(repr, header[:20]))}"
+    others = {
+        mark: len(set(text.split(mark)) & set(config.required_columns)) or text.count(mark)
+        for mark in _DELIMITERS
+        if mark != config.delimiter and mark in text
+    }
+    if len(header) == 1 and others:
+        likely = max(others, key=lambda mark: others[mark])
+        message += f"; it looks delimited by {likely!r}, not {config.delimiter!r}: set the stream's delimiter"
+    return message
+
+
+# CSV
+
+
+def _read_csv(
+    con: duckdb.DuckDBPyConnection,
+    sift: _Sift,
+    path: Path,
+    config: FileStreamConfig,
+    max_line_bytes: int,
+    deselected: frozenset[str],
+) -> list[str]:
+    with _open(path, config.encoding) as file:
+        header = _header(_CsvRecords(file, config, max_line_bytes))
+    _check_columns(header, config, _seen(header, config))
+    columns = [name for name in header if name not in deselected]
+    regular = _is_regular(path, config, max_line_bytes)
+    if regular:
+        try:
+            _load_csv(con, path, header, columns, config, max_line_bytes)
+            return columns
+        except duckdb.Error:
+            # A broken line somewhere; the sift finds out which, and keeps its text.
+            pass
+    clean = sift.csv(header)
+    _load_csv(con, clean, [LINE_NUMBER, *header], columns, config, max_line_bytes)
+    sift.load_rejects(con)
+    return columns
+
+
+def _load_csv(
+    con: duckdb.DuckDBPyConnection,
+    path: Path,
+    header: Sequence[str],
+    columns: Sequence[str],
+    config: FileStreamConfig,
+    max_line_bytes: int,
+) -> None:
+    numbered = header[0] == LINE_NUMBER
+    types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in header)
+    line_number = f"cast({LINE_NUMBER} as bigint)" if numbered else "row_number() over ()"
+    # In a file of one column DuckDB makes a null of a blank line, which is no record.
+    where = f" where {identifier(header[0])} is not null" if len(header) == 1 else ""
+    # allow_quoted_nulls = false: an empty field is null, a quoted empty one is the empty text.
+    con.execute(
+        f"create or replace temp table {RECORDS} as"
+        f" select {_select(columns)} {line_number} as {LINE_NUMBER}"
+        f" from read_csv({literal(str(path))}, columns = {{{types}}}, auto_detect = false, header = {not numbered},"
+        f" delim = {literal(config.delimiter)}, quote = '\"', escape = '\"', allow_quoted_nulls = false,"
+        # Room for the record's number that the sift puts before it.
+        f" max_line_size = {max_line_bytes + 32}, strict_mode = true){where}"
+    )
+
+
+def _select(columns: Sequence[str]) -> str:
+    return "".join(f"{identifier(name)}, " for name in columns)
+
+
+def _is_regular(path: Path, config: FileStreamConfig, max_line_bytes: int) -> bool:
+    """Read the whole file once: is it what DuckDB reads exactly? Raises OSError for damaged compression."""
+    regular = codecs.lookup(config.encoding).name in {"utf-8", "ascii"} and max_line_bytes >= 100
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    delimiter = re.escape(config.delimiter.encode())
+    # DuckDB takes the blanks around a quoted value away, which makes them part of no value.
+    blank_quote = re.compile(rb"(?:^|[\r\n]|" + delimiter + rb') +"|" +(?:[\r\n]|' + delimiter + rb"|$)")
+    returns = crlfs = newlines = run = 0
+    previous = b""
+    with _open(path, "utf-8") as file:
+        first = True
+        while chunk := file.read(_CHUNK * 4):
+            if not regular:
+                continue  # Only the compression is still to be checked.
+            if first:
+                first = False
+                regular = not chunk.removeprefix(codecs.BOM_UTF8).startswith((b"\n", b"\r"))
+            try:
+                decoder.decode(chunk)
+            except UnicodeDecodeError:
+                regular = False
+            newlines += chunk.count(b"\n")
+            returns += chunk.count(b"\r")
+            crlfs += chunk.count(b"\r\n") + (previous.endswith(b"\r") and chunk.startswith(b"\n"))
+            run = _longest_open_line(chunk, run, max_line_bytes)
+            if b"\0" in chunk or run > max_line_bytes:
+                regular = False
+            if (b' "' in chunk or b'" ' in chunk or previous) and blank_quote.search(previous[-64:] + chunk):
+                regular = False
+            previous = chunk[-64:]
+    return regular and not decoder.getstate()[0] and (returns == 0 or returns == crlfs == newlines)
+
+
+def _longest_open_line(chunk: bytes, run: int, limit: int) -> int:
+    """The length of the line that is open at the end of `chunk`, or one above `limit` if any line in it is longer."""
+    start = -run
+    while True:
+        end = chunk.rfind(b"\n", max(start, 0), max(start + limit + 1, 0))
+        if end < 0:
+            return len(chunk) - start
+        start = end + 1
+
+
+class _CsvRecords:
+    """Splits the bytes of a CSV file into records, and says what is wrong with those that are none."""
+
+    def __init__(self, file: _Readable, config: FileStreamConfig, max_line_bytes: int) -> None:
+        self._lines = _lines(file, max_line_bytes)
+        self._again: deque[bytes | _Oversized] = deque()
+        self._delimiter = config.delimiter
+        self._limit = max_line_bytes
+        self._blank_quote = re.compile(rb"(?:^|" + re.escape(config.delimiter.encode()) + rb') +"')
+        csv.field_size_limit(max(csv.field_size_limit(), max_line_bytes))
+
+    def header(self) -> list[str] | None:
+        """The fields of the first record, or None when there is none."""
+        for line in self._next_lines():
+            if isinstance(line, _Oversized):
+                raise FileFault(f"the header line is longer than max_line_bytes ({self._limit}); is this a CSV file?")
+            if line.strip(b"\r\n"):
+                try:
+                    fields, _ = self._parse(line)
+                except (csv.Error, ValueError) as error:
+                    raise FileFault(f"the header line is not CSV: {error}") from error
+                if any("\0" in name or not _encodable(name) for name in fields):
+                    raise FileFault("the header line holds NUL bytes or text in another encoding; is this a CSV file?")
+                return fields
+        return None
+
+    def records(self, width: int) -> Iterator[tuple[bytes | _Oversized, str | None]]:
+        """Each record after the header: its bytes without line end, and what is wrong with it or None."""
+        mark = self._delimiter.encode()
+        for line in self._next_lines():
+            if isinstance(line, _Oversized):
+                yield line, None
+                continue
+            text = line.rstrip(b"\r\n")
+            if not text:
+                continue
+            if b'"' not in text:
+                found = text.count(mark) + 1
+            else:
+                try:
+                    fields, text = self._parse(line)
+                except (csv.Error, ValueError) as error:
+                    yield text, f"not CSV: {error}"
+                    continue
+                found = len(fields)
+                if self._blank_quote.search(text) and found == width:
+                    # DuckDB would take those blanks away; quote the record anew. Empty fields become null.
+                    text = mark.join(_quoted(field) for field in fields)
+            if found != width:
+                yield text, f"{found} fields instead of {width}"
+            else:
+                yield text, _text_fault(text)
+
+    def _next_lines(self) -> Iterator[bytes | _Oversized]:
+        while True:
+            if self._again:
+                yield self._again.popleft()
+                continue
+            line = next(self._lines, None)
+            if line is None:
+                return
+            yield line
+
+    def _parse(self, line: bytes) -> tuple[list[str], bytes]:
+        """Parse the record that begins with `line`, reading on while a quote is open.
+
+        Raises csv.Error or ValueError, and then only `line` is used up: one stray quote must not swallow what follows.
+        """
+        taken = [line]
+
+        def pull() -> Iterator[str]:
+            yield line.decode(errors="surrogateescape")
+            size = len(line)
+            for more in self._next_lines():
+                size += more.length if isinstance(more, _Oversized) else len(more)
+                if isinstance(more, _Oversized) or size > self._limit:
+                    self._again.appendleft(more)
+                    raise ValueError("a quote is opened and never closed")
+                taken.append(more)
+                yield more.decode(errors="surrogateescape")
+
+        try:
+            fields = next(csv.reader(pull(), delimiter=self._delimiter, strict=True))
+        except (csv.Error, ValueError) as error:
+            self._again.extendleft(reversed(taken[1:]))
+            if "unexpected end of data" in str(error):
+                raise ValueError("a quote is opened and never closed") from error
+            raise
+        return fields, b"".join(taken).rstrip(b"\r\n")
+
+
+def _quoted(field: str) -> bytes:
+    return b'"' + field.replace('"', '""').encode(errors="surrogateescape") + b'"' if field else b""
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _text_fault(text: bytes) -> str | None:
+    if b"\0" in text:
+        return f"NUL byte at byte {text.index(0) + 1}"
+    if text.isascii():
+        return None
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        return f"byte 0x{text[error.start]:02x} at byte {error.start + 1} is not in the stream's encoding"
+    return None
+
+
+# JSONL
+
+
+def _read_jsonl(
+    con: duckdb.DuckDBPyConnection, sift: _Sift, config: FileStreamConfig, deselected: frozenset[str]
+) -> list[str]:
+    clean = sift.jsonl()
+    sift.load_rejects(con)
+    con.execute(
+        "create or replace temp table json_lines as select *, case"
+        " when not json_valid(line) then 'not JSON'"
+        " when json_type(line) <> 'OBJECT' then 'not a JSON object'"
+        " when len(json_keys(line)) <> len(list_distinct(json_keys(line))) then 'a key occurs twice in the object' end"
+        f" as fault from read_csv({literal(str(clean))}, columns = {{{LINE_NUMBER}: 'BIGINT', line: 'VARCHAR'}},"
+        " auto_detect = false, header = false, delim = '\x01', quote = '', escape = '',"
+        f" max_line_size = {2 * sift.max_line_bytes + 64})"
+    )
+    con.execute(
+        f"insert into {REJECTS} select fault, null, cast(to_json({{'line': line}}) as varchar), {LINE_NUMBER}"
+        " from json_lines where fault is not null"
+    )
+    shapes = con.execute("select distinct json_keys(line) from json_lines where fault is null order by all").fetchall()
+    found = list(dict.fromkeys(name for (names,) in shapes for name in names))
+    if shapes:
+        _check_columns(found, config, f"found {', '.join(map(repr, found[:20]))}")
+    columns = [name for name in found if name not in deselected]
+    paths = ", ".join(literal("/" + name.replace("~", "~0").replace("/", "~1")) for name in columns)
+    values = "".join(f"v[{number}] as {identifier(name)}, " for number, name in enumerate(columns, start=1))
+    extracted = f"json_extract_string(line, [{paths}])" if columns else "null"
+    con.execute(
+        f"create or replace temp table {RECORDS} as select {values} {LINE_NUMBER}"
+        f" from (select {LINE_NUMBER}, {extracted} as v from json_lines where fault is null)"
+    )
+    con.execute("drop table json_lines")
+    return columns
+
+
+def _json_fields(line: str) -> dict[str, str | None]:
+    """The fields of a JSON object as text: strings unescaped, all else exactly as written, null as None.
+
+    Raises ValueError when the line is no JSON object, or has a key twice.
+    """
+    decoder = json.JSONDecoder()
+    fields: dict[str, str | None] = {}
+    at = _skip(line, 0)
+    if line[at : at + 1] != "{":
+        raise ValueError("not a JSON object")
+    at = _skip(line, at + 1)
+    while line[at : at + 1] != "}":
+        key, at = decoder.raw_decode(line, at)
+        at = _skip(line, at)
+        if not isinstance(key, str) or line[at : at + 1] != ":":
+            raise ValueError("not JSON")
+        if key in fields:
+            raise ValueError("a key occurs twice in the object")
+        start = _skip(line, at + 1)
+        value, end = decoder.raw_decode(line, start)
+        fields[key] = value if isinstance(value, str) or value is None else line[start:end]
+        at = _skip(line, end)
+        if line[at : at + 1] == ",":
+            at = _skip(line, at + 1)
+            if line[at : at + 1] == "}":
+                raise ValueError("not JSON")
+        elif line[at : at + 1] != "}":
+            raise ValueError("not JSON")
+    if line[at + 1 :].strip():
+        raise ValueError("not JSON")
+    return fields
+
+
+def _skip(line: str, at: int) -> int:
+    match = _JSON_SPACE.match(line, at)
+    return match.end() if match else at
+
+
+# Parquet
+
+
+def _describe_parquet(path: Path) -> str:
+    return f"describe select * from read_parquet({literal(str(path))})"
+
+
+def _read_parquet(
+    con: duckdb.DuckDBPyConnection, path: Path, config: FileStreamConfig, deselected: frozenset[str]
+) -> list[str]:
+    types = {row[0]: row[1] for row in con.execute(_describe_parquet(path)).fetchall()}
+    _check_columns(list(types), config, f"found {', '.join(map(repr, list(types)[:20]))}")
+    columns = [name for name in types if name not in deselected]
+    values = "".join(f"{_parquet_text(name, types[name])} as {identifier(name)}, " for name in columns)
+    con.execute(
+        f"create or replace temp table {RECORDS} as select {values} file_row_number + 1 as {LINE_NUMBER}"
+        f" from read_parquet({literal(str(path))}, file_row_number = true)"
+    )
+    return columns
+
+
+def _parquet_text(name: str, kind: str) -> str:
+    column = identifier(name)
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        return f"strftime({column}, '%Y-%m-%dT%H:%M:%S.%fZ')"
+    if kind.startswith("TIMESTAMP") and not kind.endswith(("[]", ")")):
+        return f"strftime(cast({column} as timestamp), '%Y-%m-%dT%H:%M:%S.%f')"
+    if kind.endswith(("[]", "]")) or kind.startswith(("STRUCT", "MAP", "UNION")):
+        return f"cast(to_json({column}) as varchar)"
+    return f"cast({column} as varchar)"
+
+
+# Bytes
+
+
+class _Sift:
+    """Copies the whole records of a file into a clean one, and the others with their fault into rejects."""
+
+    def __init__(self, path: Path, config: FileStreamConfig, work: Path, max_line_bytes: int) -> None:
+        self._path = path
+        self._config = config
+        self._clean = work / "clean"
+        self._rejects = work / "rejects.jsonl"
+        self.max_line_bytes = max_line_bytes
+
+    def __enter__(self) -> _Sift:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clean.unlink(missing_ok=True)
+        self._rejects.unlink(missing_ok=True)
+
+    def csv(self, header: Sequence[str]) -> Path:
+        """Write the clean file: the record's number before each record, no header."""
+        mark = self._config.delimiter.encode()
+        number = 0
+        with _open(self._path, self._config.encoding) as file, self._outputs() as (clean, rejects):
+            source = _CsvRecords(file, self._config, self.max_line_bytes)
+            source.header()
+            for number, (record, fault) in enumerate(source.records(len(header)), start=1):
+                if isinstance(record, _Oversized) or fault:
+                    _reject(rejects, number, record, fault, self.max_line_bytes)
+                else:
+                    clean.write(b"%d%b%b\n" % (number, mark, record))
+        return self._clean
+
+    def jsonl(self) -> Path:
+        r"""Write the clean file: the record's number, \x01 and the object, with values as text that DuckDB would change."""
+        number = 0
+        with _open(self._path, self._config.encoding) as file, self._outputs() as (clean, rejects):
+            for line in _lines(file, self.max_line_bytes):
+                if isinstance(line, bytes):
+                    line = line.strip(b" \t\r\n")
+                    if not line:
+                        continue
+                number += 1
+                if isinstance(line, _Oversized):
+                    _reject(rejects, number, line, None, self.max_line_bytes)
+                    continue
+                fault = _text_fault(line)
+                if not fault and b"\x01" in line:
+                    fault = "not JSON"
+                record = line
+                if not fault and _INEXACT_JSON.search(line):
+                    try:
+                        record = json.dumps(_json_fields(line.decode()), ensure_ascii=False).encode()
+                    except UnicodeEncodeError:
+                        fault = "half of a surrogate pair is no text"
+                    except (ValueError, RecursionError) as error:
+                        known = {"not a JSON object", "a key occurs twice in the object"}
+                        fault = str(error) if str(error) in known else "not JSON"
+                if fault:
+                    _reject(rejects, number, line, fault, self.max_line_bytes)
+                else:
+                    clean.write(b"%d\x01%b\n" % (number, record))
+        return self._clean
+
+    def load_rejects(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Add what was rejected to the table `rejects`."""
+        if self._rejects.stat().st_size:
+            con.execute(
+                f"insert into {REJECTS} select * from read_json({literal(str(self._rejects))}, columns = {{reason: 'VARCHAR',"
+                " column_name: 'VARCHAR', payload: 'VARCHAR', line_number: 'BIGINT'}, format = 'newline_delimited',"
+                f" maximum_object_size = {16 * self.max_line_bytes + (1 << 20)})"
+            )
+
+    @contextlib.contextmanager
+    def _outputs(self) -> Iterator[tuple[BinaryIO, io.TextIOBase]]:
+        with self._clean.open("wb", buffering=_CHUNK) as clean, self._rejects.open("w", encoding="utf-8") as rejects:
+            yield clean, rejects
+
+
+def _reject(
+    rejects: io.TextIOBase, number: int, record: bytes | _Oversized, fault: str | None, max_line_bytes: int
+) -> None:
+    if isinstance(record, _Oversized):
+        fault = f"line of {record.length} bytes is longer than max_line_bytes ({max_line_bytes})"
+        payload: dict[str, object] = {
+            "line": record.prefix.decode(errors="backslashreplace"),
+            "truncated_from_bytes": record.length,
+            "sha256": record.sha256,
+        }
+    else:
+        payload = {"line": record.decode(errors="backslashreplace")}
+    entry = {"reason": fault, "column_name": None, "payload": json.dumps(payload), "line_number": number}
+    rejects.write(json.dumps(entry) + "\n")
+
+
+class _Recoded:
+    """A byte stream in another encoding, read as UTF-8. What the encoding does not know stays invalid."""
+
+    def __init__(self, file: _Readable, encoding: str) -> None:
+        self._file = file
+        self._decoder = codecs.getincrementaldecoder(encoding)(errors="surrogateescape")
+
+    def read(self, size: int, /) -> bytes:
+        while chunk := self._file.read(size):
+            if text := self._decoder.decode(chunk):
+                return text.encode(errors="surrogateescape")
+        return self._decoder.decode(b"", final=True).encode(errors="surrogateescape")
+
+
+@contextlib.contextmanager
+def _open(path: Path, encoding: str) -> Iterator[_Readable]:
+    """The decompressed bytes of a file, as UTF-8. Reading raises OSError where compression is damaged or cut off."""
+    compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+    # Arrow's reader, because it checks frames and checksums to the end.
+    file = pa.input_stream(str(path), compression=compression) if compression else path.open("rb", buffering=0)
+    with file:
+        yield file if codecs.lookup(encoding).name == "utf-8" else _Recoded(file, encoding)
+
+
+def _lines(file: _Readable, limit: int) -> Iterator[bytes | _Oversized]:
+    r"""The physical lines with their ends (\n, \r\n or \r), without a byte order mark; in bounded memory."""
+    pending = b""
+    oversized: _Oversized | None = None
+    chunk = file.read(_CHUNK).removeprefix(codecs.BOM_UTF8)
+    while chunk:
+        if oversized:
+            line = chunk.splitlines(keepends=True)[0]
+            oversized.add(line)
+            chunk = chunk[len(line) :]
+            if line.endswith((b"\n", b"\r")):
+                yield oversized
+                oversized = None
+        lines = (pending + chunk).splitlines(keepends=True)
+        # A last \r may be the first half of \r\n.
+        pending = b"" if not lines or lines[-1].endswith(b"\n") else lines.pop()
+        for line in lines:
+            yield line if len(line) <= limit + 2 else _Oversized(line)
+        if len(pending) > limit + 2:
+            oversized = _Oversized(pending)
+            pending = b""
+        chunk = file.read(_CHUNK)
+    if oversized or pending:
+        yield oversized or pending
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].strip()

@@ -1,0 +1,91 @@
+"""What a record must satisfy to enter raw: keys are there, and declared columns read as their type.
+
+The checks are SQL over columns of text. They decide only whether a record is taken up; raw keeps the text as it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ingestion.lake import identifier, literal
+from ingestion.taps.file_config import FileStreamConfig
+
+_ISO = r"\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})?)?"
+_LOCAL_FORMATS = (
+    "%d/%m/%Y %H:%M",
+    "%d/%m/%Y %H:%M:%S",
+    "%Y/%m/%d %H:%M",
+    "%Y/%m/%d %H:%M:%S",
+    "%b %d, %Y %H:%M",
+    "%b %d, %Y %H:%M:%S",
+)
+
+
+def timestamp_sql(text: str) -> str:
+    """An SQL expression (timestamptz) for the text expression `text`; null when it is in none of the contract's formats.
+
+    A time without an offset counts as UTC. The session's time zone must be UTC, as `ingestion.lake.connect` sets it.
+    """
+    formats = ", ".join(literal(each) for each in _LOCAL_FORMATS)
+    return (
+        f"case when regexp_full_match({text}, '{_ISO}') then try_cast({text} as timestamptz)"
+        rf" when regexp_full_match({text}, '\d{{10}}') then to_timestamp(try_cast({text} as bigint))"
+        rf" when regexp_full_match({text}, '\d{{13}}') then to_timestamp(try_cast({text} as bigint) / 1000.0)"
+        f" else cast(try_strptime({text}, [{formats}]) as timestamptz) end"
+    )
+
+
+def _is_type_sql(text: str, kind: str) -> str:
+    if kind == "integer":
+        return rf"(regexp_full_match({text}, '[+-]?\d+') and try_cast({text} as bigint) is not null)"
+    if kind == "decimal":
+        number = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+        return f"(regexp_full_match({text}, '{number}') and try_cast({text} as decimal(38, 10)) is not null)"
+    if kind == "boolean":
+        return f"lower({text}) in ('true', 'false', 't', 'f', 'yes', 'no', 'y', 'n', '1', '0')"
+    if kind == "date":
+        return rf"(regexp_full_match({text}, '\d{{4}}-\d{{2}}-\d{{2}}') and try_cast({text} as date) is not null)"
+    return f"({timestamp_sql(text)}) is not null"
+
+
+def checks(config: FileStreamConfig, columns: Sequence[str]) -> list[tuple[str, str, str]]:
+    """What to check in a file with these columns: (column, SQL that is true for a breaker, reason)."""
+    result = []
+    for name in config.keys:
+        if name not in columns:
+            continue  # A file without records may show no columns.
+        result.append((name, f"coalesce(trim({identifier(name)}), '') = ''", f"key {name} is missing"))
+    kinds = dict(config.columns)
+    if config.deleted_at:
+        kinds[config.deleted_at] = "timestamp"
+    for name, kind in kinds.items():
+        if name in columns:
+            # An empty field is a missing value, which only a key forbids.
+            text = f"trim({identifier(name)})"
+            breaks = f"(coalesce({text}, '') <> '' and not coalesce({_is_type_sql(text, kind)}, false))"
+            result.append((name, breaks, f"{name} is not {_article(kind)}"))
+    return result
+
+
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
+def broken_sql(config: FileStreamConfig, columns: Sequence[str], records: str) -> str | None:
+    """A query for the records of relation `records` that break a rule, in the shape of quarantine plus the line's number.
+
+    Columns: reason, column_name, payload (the record as a JSON object), line_number. None when there is nothing to check.
+    """
+    rules = checks(config, columns)
+    if not rules:
+        return None
+    choice = " ".join(
+        f"when {condition} then {{'column_name': {literal(column)}, 'reason': {literal(reason)}}}"
+        for column, condition, reason in rules
+    )
+    fields = ", ".join(f"{literal(name)}: {identifier(name)}" for name in columns)
+    return (
+        f"select fault.reason as reason, fault.column_name as column_name, cast(to_json({{{fields}}}) as varchar) as payload,"
+        f" line_number from (select *, _sdc_line_number as line_number, case {choice} end as fault"
+        f" from {identifier(records)}) where fault is not null"
+    )

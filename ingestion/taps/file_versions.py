@@ -1,0 +1,194 @@
+"""Take up one file as one batch: check its records, compare with the file's earlier versions, hand over to the lake."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+
+from ingestion.lake import Batch, Lake, identifier, literal, row_hash_sql
+from ingestion.taps.file_config import FileStreamConfig
+from ingestion.taps.file_reading import LINE_NUMBER, RECORDS, REJECTS, FileFault
+from ingestion.taps.file_rules import broken_sql, timestamp_sql
+
+_ROWS = "file_rows"
+_QUARANTINE = "file_quarantine"
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file as found: its name below the data folder, and what tells one version from another."""
+
+    name: str
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+def batch_id(config: FileStreamConfig, file: SourceFile, replaces: str | None) -> str:
+    """The same for the same file content on top of the same earlier version, whenever and wherever it is read."""
+    identity = json.dumps([config.stream.id, file.name, file.sha256, replaces])
+    return hashlib.sha256(identity.encode()).hexdigest()[:32]
+
+
+def quarantine_broken(con: duckdb.DuckDBPyConnection, config: FileStreamConfig, columns: Sequence[str]) -> None:
+    """Move the records that break a rule of the stream from `records` to `rejects`."""
+    query = broken_sql(config, columns, RECORDS)
+    if query is None:
+        return
+    before = _value(con, f"select count(*) from {REJECTS}")
+    con.execute(f"insert into {REJECTS} {query}")
+    if _value(con, f"select count(*) from {REJECTS}") > before:
+        con.execute(f"delete from {RECORDS} where {LINE_NUMBER} in (select line_number from {REJECTS})")
+
+
+def write_batch(
+    con: duckdb.DuckDBPyConnection,
+    lake: Lake,
+    config: FileStreamConfig,
+    file: SourceFile,
+    columns: Sequence[str],
+    extracted_at: datetime,
+) -> Batch:
+    """Write `records` and `rejects` of `con` as the batch of this file, on top of its earlier versions in the lake.
+
+    What the earlier versions hold already is counted as dropped; their rows that the file no longer has are withdrawn.
+    """
+    earlier = [each for each in lake.manifest(config.stream) if each.origin.get("source_file") == file.name]
+    replaces = earlier[-1].batch_id if earlier else None
+    records, rejects = (_value(con, f"select count(*) from {name}") for name in (RECORDS, REJECTS))
+    _number_occurrences(con, columns)
+    if earlier:
+        withdrawn = _compare_rows(con, config, columns, earlier, extracted_at)
+        _compare_rejects(con, earlier, file)
+    else:
+        withdrawn = 0
+        con.execute(f"create or replace temp view {_ROWS} as {_new_rows_sql(config, columns)}")
+        con.execute(f"create or replace temp view {_QUARANTINE} as {_quarantine_sql(REJECTS, file)}")
+    stamped = "file_rows_stamped"
+    con.execute(
+        f"create or replace temp view {stamped} as select *, {literal(file.name)} as _sdc_source_file from {_ROWS}"
+    )
+    written = _value(con, f"select (select count(*) from {_ROWS}) + (select count(*) from {_QUARANTINE})")
+    return lake.write(
+        con,
+        config.stream,
+        rows=stamped,
+        quarantine=_QUARANTINE,
+        batch_id=batch_id(config, file, replaces),
+        origin={
+            "source_file": file.name,
+            "sha256": file.sha256,
+            "size": file.size,
+            "mtime_ns": file.mtime_ns,
+            "replaces": replaces,
+        },
+        extracted_at=extracted_at,
+        rows_dropped=records + rejects + withdrawn - written,
+    )
+
+
+def _value(con: duckdb.DuckDBPyConnection, query: str) -> int:
+    row = con.execute(query).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def _number_occurrences(con: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> None:
+    """Make `hashes`: line number, row hash and occurrence of each record."""
+    con.execute(
+        f"create or replace temp table hashes as select {LINE_NUMBER}, {row_hash_sql(columns)} as _sdc_row_hash"
+        f" from {RECORDS}"
+    )
+    # Repeated content is rare, and numbering everything would sort everything.
+    con.execute(
+        "create or replace temp table repeated as"
+        f" select {LINE_NUMBER}, row_number() over (partition by _sdc_row_hash order by {LINE_NUMBER}) as _sdc_occurrence"
+        " from hashes where _sdc_row_hash in (select _sdc_row_hash from hashes group by all having count(*) > 1)"
+    )
+
+
+def _new_rows_sql(config: FileStreamConfig, columns: Sequence[str]) -> str:
+    """The file's records as rows of raw."""
+    deleted_at = "cast(null as timestamptz)"
+    if config.deleted_at and config.deleted_at in columns:
+        deleted_at = timestamp_sql(f"trim({identifier(config.deleted_at)})")
+    return (
+        f"select {RECORDS}.*, _sdc_row_hash, coalesce(_sdc_occurrence, 1) as _sdc_occurrence,"
+        f" {deleted_at} as _sdc_deleted_at,"
+        " case when _sdc_deleted_at is null then 'upsert' else 'delete' end as _sdc_operation"
+        f" from {RECORDS} join hashes using ({LINE_NUMBER}) left join repeated using ({LINE_NUMBER})"
+    )
+
+
+def _compare_rows(
+    con: duckdb.DuckDBPyConnection,
+    config: FileStreamConfig,
+    columns: Sequence[str],
+    earlier: Sequence[Batch],
+    extracted_at: datetime,
+) -> int:
+    """Make the rows by multiset difference; return how many are withdrawn."""
+    con.execute(
+        "create or replace temp table held as select _sdc_row_hash, _sdc_occurrence, max(_sdc_load_id) as _sdc_load_id"
+        f" from {_parquet([batch.file for batch in earlier])} group by _sdc_row_hash, _sdc_occurrence"
+        " having arg_max(_sdc_operation, _sdc_load_id) <> 'withdraw'"
+    )
+    present = (
+        "select _sdc_row_hash, coalesce(_sdc_occurrence, 1) as _sdc_occurrence"
+        f" from hashes left join repeated using ({LINE_NUMBER})"
+    )
+    con.execute(
+        f"create or replace temp table withdrawn as select * from held"
+        f" anti join ({present}) using (_sdc_row_hash, _sdc_occurrence)"
+    )
+    data = ", ".join(identifier(name) for name in _data_columns(earlier))
+    con.execute(
+        f"create or replace temp table {_ROWS} as select * from ({_new_rows_sql(config, columns)})"
+        " anti join held using (_sdc_row_hash, _sdc_occurrence)"
+        f" union all by name select {data}{', ' if data else ''} {LINE_NUMBER}, _sdc_row_hash, _sdc_occurrence,"
+        f" cast({literal(extracted_at.isoformat())} as timestamptz) as _sdc_deleted_at, 'withdraw' as _sdc_operation"
+        f" from {_parquet([batch.file for batch in earlier])}"
+        " semi join withdrawn using (_sdc_row_hash, _sdc_occurrence, _sdc_load_id)"
+    )
+    return _value(con, "select count(*) from withdrawn")
+
+
+def _data_columns(batches: Sequence[Batch]) -> list[str]:
+    return list(dict.fromkeys(name for batch in batches for name in batch.columns))
+
+
+def _compare_rejects(con: duckdb.DuckDBPyConnection, earlier: Sequence[Batch], file: SourceFile) -> None:
+    """Make the quarantine of what no earlier version of the file has put there already."""
+    known = [batch.quarantine_file for batch in earlier if batch.quarantine_file]
+    if not known:
+        con.execute(f"create or replace temp table {_QUARANTINE} as {_quarantine_sql(REJECTS, file)}")
+        return
+    number = "row_number() over (partition by reason, column_name, payload order by line_number)"
+    con.execute(
+        f"create or replace temp table new_rejects as select new.* exclude (number) from"
+        f" (select *, {number} as number from {REJECTS}) new"
+        f" anti join (select reason, column_name, payload, {number} as number from {_parquet(known)}) known"
+        " on new.reason = known.reason and new.column_name is not distinct from known.column_name"
+        " and new.payload = known.payload and new.number = known.number"
+    )
+    con.execute(f"create or replace temp table {_QUARANTINE} as {_quarantine_sql('new_rejects', file)}")
+
+
+def _quarantine_sql(relation: str, file: SourceFile) -> str:
+    return (
+        f"select reason, column_name, payload, {literal(file.name)} as source_file, line_number"
+        f" from {relation} order by line_number"
+    )
+
+
+def _parquet(files: Sequence[Path]) -> str:
+    missing = [str(file) for file in files if not file.exists()]
+    if missing:
+        raise FileFault(f"its earlier version {missing[0]} is not in the lake; bring the lake's files back")
+    return f"read_parquet([{', '.join(literal(str(file)) for file in files)}], union_by_name = true)"

@@ -1,0 +1,357 @@
+"""`tap-files`: CSV, JSONL and Parquet files of a folder, as the streams of a shop's list (docs/contracts.md, "Streams")."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import click
+from singer_sdk import Stream, Tap
+from singer_sdk import typing as th
+from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig, StorageTarget
+from singer_sdk.helpers._util import load_json
+from singer_sdk.helpers.capabilities import PluginCapabilities, TapCapabilities
+from singer_sdk.plugin_base import SingerCommand, _ConfigInput
+
+from ingestion import settings
+from ingestion.errors import UserError
+from ingestion.lake import Batch, Lake, connect, identifier
+from ingestion.taps.file_config import FileStreamConfig, load_streams
+from ingestion.taps.file_reading import LINE_NUMBER, RECORDS, REJECTS, FileFault, header_columns, read_file, sha256_of
+from ingestion.taps.file_versions import SourceFile, quarantine_broken, write_batch
+
+BOOKMARK = "load_id"
+_FETCH_ROWS = 10_000
+
+
+class FileStream(Stream):
+    """All files of one pattern; every file is a batch, taken up whole or not at all."""
+
+    def __init__(self, tap: TapFiles, file_config: FileStreamConfig) -> None:
+        self.file_config = file_config
+        self._files_tap = tap
+        super().__init__(tap, name=file_config.name)
+        self.primary_keys = list(file_config.keys)
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """Text for every column that the stream's list, its files or its batches in the lake show."""
+        config = self.file_config
+        names = dict.fromkeys(config.required_columns)
+        if self._files_tap.lake:
+            for batch in self._files_tap.lake.manifest(config.stream):
+                names.update(dict.fromkeys(batch.columns))
+        for path in self._files():
+            try:
+                # RECORD messages carry only columns of the schema, so there it must be complete.
+                names.update(
+                    dict.fromkeys(
+                        header_columns(
+                            path,
+                            config,
+                            max_line_bytes=self.config["max_line_bytes"],
+                            whole=self._files_tap.lake is None,
+                        )
+                    )
+                )
+            except FileFault as fault:
+                self.logger.debug("%s: %s", path, fault)  # Reading the file will report it.
+        return {
+            "type": "object",
+            "properties": {name: {"type": ["string"] if name in config.keys else ["string", "null"]} for name in names},
+        }
+
+    def _files(self) -> list[Path]:
+        return self.file_config.files(self._files_tap.data_path)
+
+    def _write_schema_message(self) -> None:
+        # A stream that never had a file has no columns yet, and a target nothing to make a table of.
+        if self.schema["properties"]:
+            super()._write_schema_message()
+
+    # BATCH messages
+
+    def get_batch_config(self, config: Mapping[str, Any]) -> BatchConfig | None:
+        """Batches by default: the lake's own files."""
+        lake = self._files_tap.lake
+        if lake is None:
+            return None
+        return BatchConfig(
+            encoding=BaseBatchFileEncoding(format="parquet", compression="zstd"),
+            storage=StorageTarget(root=lake.root.as_uri()),
+        )
+
+    def get_batches(
+        self, batch_config: BatchConfig, context: Mapping[str, Any] | None = None
+    ) -> Iterator[tuple[BaseBatchFileEncoding, list[str]]]:
+        """What the lake has beyond the state's load id, then a batch for each new or changed file."""
+        self._write_starting_replication_value(context)
+        lake = self._files_tap.lake
+        assert lake is not None
+        try:
+            with lake.lock(self.file_config.stream):
+                lake.remove_orphans(self.file_config.stream)
+                for batch in self._batches(lake):
+                    # The SDK writes the state right after the batch's message.
+                    self.stream_state[BOOKMARK] = batch.load_id
+                    yield batch_config.encoding, [batch.file.as_uri()]
+        except UserError as error:
+            self._files_tap.fault(str(error))
+
+    def _batches(self, lake: Lake) -> Iterator[Batch]:
+        loaded = self.stream_state.get(BOOKMARK, 0)
+        for batch in lake.manifest(self.file_config.stream):
+            if batch.load_id > loaded:
+                yield batch
+        latest = lake.latest_by_source_file(self.file_config.stream)
+        contents = {batch.origin["sha256"]: name for name, batch in latest.items()}
+        for path, name in self._changed_first(latest):
+            try:
+                batch = self._take_up(lake, path, name, latest.get(name), contents)
+            except FileFault as fault:
+                self._files_tap.fault(f"stream {self.name}: {name}: {fault}")
+                continue
+            if batch:
+                if earlier := latest.get(name):
+                    contents.pop(earlier.origin["sha256"], None)
+                latest[name] = batch
+                contents[batch.origin["sha256"]] = name
+                yield batch
+
+    def _changed_first(self, latest: Mapping[str, Batch]) -> list[tuple[Path, str]]:
+        """The files, those known before the new ones: a new file may hold what a changed one no longer has."""
+        files = [(path, path.relative_to(self._files_tap.data_path).as_posix()) for path in self._files()]
+        if not files:
+            self.logger.warning("%s: no file matches %s", self.name, self.file_config.path)
+        return sorted(files, key=lambda file: file[1] not in latest)
+
+    def _take_up(
+        self, lake: Lake, path: Path, name: str, earlier: Batch | None, contents: Mapping[str, str]
+    ) -> Batch | None:
+        """Write the file's batch; None when there is nothing new in it."""
+        file = _source_file(path, name)
+        if earlier and (file.size, file.mtime_ns) == (earlier.origin["size"], earlier.origin["mtime_ns"]):
+            return None
+        file = SourceFile(name, _sha256(path), file.size, file.mtime_ns)
+        if earlier and file.sha256 == earlier.origin["sha256"]:
+            return None
+        if not earlier and file.sha256 in contents:
+            self.logger.info("%s: skipped, the same content as %s", name, contents[file.sha256])
+            return None
+        extracted_at = datetime.now(UTC)
+        with tempfile.TemporaryDirectory(dir=lake.root, prefix=".tmp-tap-files-") as work:
+            con = connect(Path(work), memory_limit=self.config["memory_limit"])
+            with con:
+                columns = self._read(con, path, Path(work))
+                _check_unchanged(path, file)
+                quarantine_broken(con, self.file_config, columns)
+                batch = write_batch(con, lake, self.file_config, file, columns, extracted_at)
+        self.logger.info(
+            "%s: %s rows extracted, %s loaded, %s quarantined, %s dropped as identical",
+            name,
+            batch.rows_extracted,
+            batch.rows_loaded,
+            batch.rows_quarantined,
+            batch.rows_dropped,
+        )
+        return batch
+
+    def _read(self, con: Any, path: Path, work: Path) -> list[str]:
+        deselected = {
+            breadcrumb[1]
+            for breadcrumb, selected in self.mask.items()
+            if len(breadcrumb) == 2 and not selected and breadcrumb[1] not in self.file_config.keys
+        }
+        return read_file(
+            con,
+            path,
+            self.file_config,
+            work,
+            max_line_bytes=self.config["max_line_bytes"],
+            deselected=frozenset(deselected),
+        )
+
+    # RECORD messages
+
+    def get_records(self, context: Mapping[str, Any] | None) -> Iterable[dict[str, Any]]:
+        """Every record of every file as text; a malformed one stops the stream, having no quarantine here."""
+        contents: dict[str, str] = {}
+        files = self._changed_first({})
+        for path, name in files:
+            try:
+                sha256 = _sha256(path)
+                if sha256 in contents:
+                    self.logger.info("%s: skipped, the same content as %s", name, contents[sha256])
+                    continue
+                yield from self._file_records(path, name)
+                contents[sha256] = name
+            except FileFault as fault:
+                self._files_tap.fault(f"stream {self.name}: {name}: {fault}")
+
+    def _file_records(self, path: Path, name: str) -> Iterator[dict[str, Any]]:
+        before = _source_file(path, name)
+        with (
+            tempfile.TemporaryDirectory(prefix="tap-files-") as work,
+            connect(Path(work), memory_limit=self.config["memory_limit"]) as con,
+        ):
+            columns = self._read(con, path, Path(work))
+            _check_unchanged(path, before)
+            quarantine_broken(con, self.file_config, columns)
+            rejected = con.execute(
+                f"select count(*), arg_min(reason, line_number), min(line_number) from {REJECTS}"
+            ).fetchone()
+            if rejected and rejected[0]:
+                raise FileFault(
+                    f"{rejected[0]} malformed records, the first is record {rejected[2]}: {rejected[1]};"
+                    " mend the file, or use wire: lake, which quarantines them"
+                )
+            names = ", ".join(identifier(column) for column in columns) or "null"
+            records = con.execute(f"select {names} from {RECORDS} order by {LINE_NUMBER}")
+            while rows := records.fetchmany(_FETCH_ROWS):
+                for row in rows:
+                    yield dict(zip(columns, row, strict=False))
+
+
+def _source_file(path: Path, name: str) -> SourceFile:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise FileFault("the file vanished before it could be read; put it back or leave it away") from error
+    return SourceFile(name, "", status.st_size, status.st_mtime_ns)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise FileFault(f"not readable: {error.strerror}; put it back, or let this user read it") from error
+
+
+def _check_unchanged(path: Path, before: SourceFile) -> None:
+    now = _source_file(path, before.name)
+    if (now.size, now.mtime_ns) != (before.size, before.mtime_ns):
+        raise FileFault("the file changed while it was being read; run again when its writer has finished")
+
+
+class _Command(SingerCommand):
+    """The command line, which prints a user's mistake as one line."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except UserError as error:
+            self.logger.error("%s", error)
+            sys.exit(1)
+
+
+class TapFiles(Tap):
+    """Extracts CSV, JSONL and Parquet files, compressed or not."""
+
+    name = "tap-files"
+    package_name = "shop-warehouse"
+    dynamic_catalog = True
+    # No stream maps, flattening or batch settings: a batch holds the file as it is, and goes to the lake.
+    capabilities: ClassVar[list[Any]] = [
+        TapCapabilities.CATALOG,
+        TapCapabilities.STATE,
+        TapCapabilities.DISCOVER,
+        PluginCapabilities.ABOUT,
+        PluginCapabilities.BATCH,
+        PluginCapabilities.STRUCTURED_LOGGING,
+    ]
+    config_jsonschema = th.PropertiesList(
+        th.Property(
+            "streams_file",
+            th.StringType,
+            description="The list of streams. Default: ingestion/shops/<WAREHOUSE_SHOP>.yml",
+        ),
+        th.Property("data_path", th.StringType, description="The folder with the files. Default: WAREHOUSE_DATA"),
+        th.Property("lake_path", th.StringType, description="The lake. Default: WAREHOUSE_HOME/lake"),
+        th.Property(
+            "wire",
+            th.StringType,
+            default="lake",
+            allowed_values=["lake", "records"],
+            description="lake: BATCH messages that name Parquet files of the lake, with quarantine and changed files."
+            " records: RECORD messages of every file in full, for other targets; a malformed record is an error.",
+        ),
+        th.Property(
+            "max_line_bytes",
+            th.IntegerType,
+            default=2_000_000,
+            description="A longer line is quarantined, with its start, length and hash",
+        ),
+        th.Property("memory_limit", th.StringType, default="1GB", description="DuckDB's memory while it reads a file"),
+    ).to_dict()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.faults: list[str] = []
+        super().__init__(*args, **kwargs)
+
+    @cached_property
+    def data_path(self) -> Path:
+        """The folder with the files. Raises UserError when there is none."""
+        path = self._path("data_path", settings.load().data)
+        if not path.is_dir():
+            raise UserError(
+                f"{path}: no such data folder; make it and put the shop's files there, or set WAREHOUSE_DATA"
+            )
+        return path
+
+    @cached_property
+    def lake(self) -> Lake | None:
+        """The lake that batches go to; None with `wire: records`."""
+        return Lake(self._path("lake_path", settings.load().lake)) if self.config["wire"] == "lake" else None
+
+    def _path(self, setting: str, default: Path) -> Path:
+        value = self.config.get(setting)
+        return (settings.PROJECT_ROOT / Path(value).expanduser()).resolve() if value else default
+
+    def discover_streams(self) -> list[FileStream]:
+        """The streams of the list. Raises UserError when the list or the data folder is missing or wrong."""
+        _ = self.data_path
+        configs = load_streams(self._path("streams_file", settings.load().streams_file))
+        return [FileStream(self, config) for config in configs]
+
+    def fault(self, message: str) -> None:
+        """Report a file or stream that cannot be taken up; the others go on, and the tap fails at its end."""
+        self.faults.append(message)
+        self.logger.error("%s", message)
+
+    @classmethod
+    def invoke(  # The SDK's, but for the end.
+        cls,
+        *,
+        about: bool = False,
+        about_format: str | None = None,
+        config: _ConfigInput | None = None,
+        state: IO[str] | None = None,
+        catalog: IO[str] | None = None,
+    ) -> None:
+        """Run the tap. Raises UserError at the end when a file or stream could not be taken up."""
+        super(Tap, cls).invoke(about=about, about_format=about_format)
+        cls.print_version(print_fn=cls.logger.info)
+        config = config or _ConfigInput()
+        tap = cls(
+            config=config.config,
+            state=None if state is None else load_json(state.read()),
+            catalog=None if catalog is None else load_json(catalog.read()),
+            parse_env_config=config.parse_env,
+        )
+        tap.sync_all()
+        if tap.faults:
+            raise UserError(
+                f"{len(tap.faults)} files or streams could not be taken up, see above; all others were sent"
+            )
+
+    @classmethod
+    def get_singer_command(cls) -> click.Command:
+        """The SDK's command, with one line for a user's mistake."""
+        command = super().get_singer_command()
+        command.__class__ = _Command
+        return command
