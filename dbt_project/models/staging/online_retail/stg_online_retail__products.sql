@@ -27,7 +27,7 @@ products as (
 
         -- text
         case when unit_price <> 0 then description end as name,
-        cast(null as {{ type_string() }}) as category,
+        'unknown' as category,
 
         -- numbers
         case when unit_price <> 0 then unit_price end as price,

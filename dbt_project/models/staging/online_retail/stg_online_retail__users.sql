@@ -12,7 +12,7 @@ users as (
 
         -- text
         cast(null as {{ type_string() }}) as name,
-        cast(null as {{ type_string() }}) as email,
+        'unknown@example.com' as email,
         cast(null as {{ type_string() }}) as phone,
         country,
 
