@@ -1,0 +1,442 @@
+"""What target-warehouse does, whatever the engine: buffer, check, write to the lake, load, count."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlparse
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+from singer_sdk.exceptions import InvalidRecord, MissingKeyPropertiesError
+from singer_sdk.singerlib.json import deserialize_json, serialize_json
+
+from ingestion.errors import UserError
+from ingestion.lake import Batch, Lake, Stream, connect, identifier, read_batch
+from ingestion.target.records import BadRecord, RecordSchema, Row, json_value
+
+# A batch also closes when its text reaches this size, so that wide records stay in bounded memory.
+BUFFER_CHARACTERS = 64_000_000
+# Metadata of a record that the loader stamps; the lake writer stamps the rest.
+STAMPED = {
+    "_sdc_extracted_at": "TIMESTAMPTZ",
+    "_sdc_deleted_at": "TIMESTAMPTZ",
+    "_sdc_table_version": "BIGINT",
+    "_sdc_sequence": "BIGINT",
+    "_sdc_operation": "VARCHAR",
+    "_sdc_row_hash": "VARCHAR",
+    "_sdc_source_file": "VARCHAR",
+    "_sdc_line_number": "BIGINT",
+    "_sdc_occurrence": "BIGINT",
+}
+
+Version = tuple[str, str]  # (operation, row hash)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The target's policies; docs of each are in `TargetWarehouse.config_jsonschema`."""
+
+    on_bad_record: str = "quarantine"
+    on_type_change: str = "quarantine"
+    batch_size_rows: int = 50_000
+    max_quarantine_share: float = 0.05
+    min_quarantined_rows: int = 10
+
+
+@dataclass
+class Counts:
+    """Rows of one stream in one run; extracted = loaded + quarantined + dropped."""
+
+    extracted: int = 0
+    loaded: int = 0
+    quarantined: int = 0
+    dropped: int = 0
+
+    def add(self, batch: Batch) -> None:
+        """Count a committed batch."""
+        self.extracted += batch.rows_extracted
+        self.loaded += batch.rows_loaded
+        self.quarantined += batch.rows_quarantined
+        self.dropped += batch.rows_dropped
+
+
+@dataclass(frozen=True)
+class Sync:
+    """One row of ops.syncs."""
+
+    sync_id: str
+    stream: Stream
+    started_at: datetime
+    finished_at: datetime
+    counts: Counts
+    status: str
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """One row of ops.quarantine that was not replayed yet."""
+
+    quarantine_id: str
+    payload: str
+    source_file: str | None
+    line_number: int | None
+
+
+class Engine(Protocol):
+    """A warehouse that holds raw and ops. Each method is one transaction; types are DuckDB's names."""
+
+    def columns(self, stream: Stream) -> dict[str, str]:
+        """Data columns of the raw table with their types; empty when there is none."""
+
+    def batch_ids(self, stream: Stream) -> set[str]:
+        """The batches of the stream that the ledger has."""
+
+    def load(self, batch: Batch, kind: str, replayed: Sequence[str] = ()) -> bool:
+        """Commit a batch: columns, rows, quarantine, ledger, and which quarantined records it replays.
+
+        False when the ledger has it already. Raises UserError for a column whose type does not widen.
+        """
+
+    def current_versions(
+        self, stream: Stream, keys: Sequence[str], values: Iterable[tuple[str, ...]]
+    ) -> dict[tuple[str, ...], Version]:
+        """The version of each given key that raw received last."""
+
+    def occurrences(self, stream: Stream, rows: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        """The highest `_sdc_occurrence` of each given (source file, row hash)."""
+
+    def record_stream(self, stream: Stream, keys: Sequence[str], schema: Mapping[str, Any]) -> None:
+        """Note the stream's current keys and schema in ops.streams."""
+
+    def streams(self) -> dict[Stream, tuple[list[str], dict[str, Any]]]:
+        """Keys and schema of each stream of ops.streams."""
+
+    def quarantined(self, stream: Stream) -> Iterator[list[Quarantined]]:
+        """The records that wait in quarantine, in chunks."""
+
+    def record_syncs(self, syncs: Iterable[Sync]) -> None:
+        """Append to ops.syncs."""
+
+    def close(self) -> None:
+        """Release the warehouse."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the loaders of a run share. `started_at_ms` is in milliseconds since 1970."""
+
+    engine: Engine
+    lake: Lake
+    scratch: duckdb.DuckDBPyConnection
+    options: Options
+    started_at_ms: int
+
+
+@dataclass
+class Pending:
+    """Records that wait for their batch to close."""
+
+    rows: list[Row] = field(default_factory=list)
+    bad: list[tuple[str, str | None, str]] = field(default_factory=list)
+    characters: int = 0
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.bad)
+
+
+class Loader:
+    """Loads one stream of a run."""
+
+    def __init__(self, context: Context, stream: Stream) -> None:
+        self.context = context
+        self.stream = stream
+        self.counts = Counts()
+        self.started_at = datetime.now(UTC)
+        self._pending = Pending()
+        self._raw_schema: dict[str, Any] = {"properties": {}}
+        self._keys: list[str] = []
+        self._schema: RecordSchema | None = None
+        self._known = context.engine.batch_ids(stream)
+        self._recover()
+
+    def _recover(self) -> None:
+        """Load batches that this target closed but did not commit before it was stopped."""
+        for batch in self.context.lake.manifest(self.stream):
+            if "kind" in batch.origin and batch.batch_id not in self._known:
+                self._commit(batch, batch.origin["kind"])
+
+    def set_schema(self, schema: dict[str, Any], keys: Sequence[str]) -> None:
+        """Take up a SCHEMA message; what was received under the one before is loaded first."""
+        self.flush()
+        self._raw_schema, self._keys = schema, list(keys)
+        self._schema = None
+        if self.schema.conflicts and self.context.options.on_type_change == "fail":
+            column, conflict = next(iter(self.schema.conflicts.items()))
+            raise UserError(
+                f"stream {self.stream.id}: column {column}: {conflict}; change the column's type in raw or the source, "
+                "or set on_type_change to quarantine"
+            )
+        self.context.engine.record_stream(self.stream, self._keys, schema)
+
+    @property
+    def schema(self) -> RecordSchema:
+        """The stream's schema beside what raw has now."""
+        if self._schema is None:
+            columns = self.context.engine.columns(self.stream)
+            self._schema = RecordSchema(self.stream, self._raw_schema, self._keys, columns)
+        return self._schema
+
+    @property
+    def pending(self) -> int:
+        """Records received and not loaded yet."""
+        return len(self._pending)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the batch should close."""
+        return self.pending >= self.context.options.batch_size_rows or self._pending.characters >= BUFFER_CHARACTERS
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take one record, which may carry `_sdc_` fields.
+
+        A bad one goes to quarantine, or raises MissingKeyPropertiesError or InvalidRecord under `on_bad_record: fail`.
+        """
+        try:
+            row = self.schema.row(record)
+        except BadRecord as error:
+            if self.context.options.on_bad_record == "fail":
+                where = f"stream {self.stream.id}, column {error.column}: {error.reason}"
+                raise MissingKeyPropertiesError(where) if error.missing_key else InvalidRecord(where, record) from error
+            payload = {
+                name: value for name, value in record.items() if value is not None or not name.startswith("_sdc_")
+            }
+            text = serialize_json(payload)
+            self._pending.bad.append((error.reason, error.column, text))
+            self._pending.characters += len(text)
+            return
+        self._pending.rows.append(row)
+        self._pending.characters += sum(len(value) for value in row.values.values() if value)
+
+    def flush(self, *, batch_id: str | None = None, kind: str = "record") -> None:
+        """Load what is pending as one batch."""
+        if not self.pending:
+            return
+        pending, self._pending = self._pending, Pending()
+        batch_id = batch_id or uuid.uuid4().hex
+        if batch_id in self._known:
+            return
+        rows = self._without_known_versions(pending.rows)
+        batch = self.write(
+            rows,
+            pending.bad,
+            batch_id=batch_id,
+            dropped=len(pending.rows) - len(rows),
+            origin={"kind": kind},
+        )
+        self._commit(batch, kind)
+
+    def _without_known_versions(self, rows: list[Row]) -> list[Row]:
+        """Drop keyed rows that equal their key's current version: look-back reads and repeated runs add nothing."""
+        if not self._keys:
+            return rows
+        current = self.context.engine.current_versions(self.stream, self._keys, {row.key for row in rows})
+        kept = []
+        for row in rows:
+            version = (row.operation, row.hash)
+            if current.get(row.key) != version:
+                current[row.key] = version
+                kept.append(row)
+        return kept
+
+    def write(
+        self,
+        rows: Sequence[Row],
+        bad: Sequence[tuple[str, str | None, str]],
+        *,
+        batch_id: str,
+        origin: dict[str, Any],
+        dropped: int = 0,
+        places: Sequence[tuple[str | None, int | None, int | None]] = (),
+    ) -> Batch:
+        """Close a batch of the lake. `places` are source file, line number and occurrence of each row, for replays."""
+        con, lake = self.context.scratch, self.context.lake
+        load_id = lake.next_load_id()
+        columns = self.schema.types
+        table = {name: pa.array([row.values.get(name) for row in rows], pa.string()) for name in columns}
+        table |= {
+            "_sdc_extracted_at": pa.array([row.extracted_at for row in rows], pa.string()),
+            "_sdc_deleted_at": pa.array([row.deleted_at for row in rows], pa.string()),
+            "_sdc_table_version": pa.array([row.version for row in rows], pa.int64()),
+            "_sdc_sequence": pa.array(range(load_id, load_id + len(rows)), pa.int64()),
+            "_sdc_operation": pa.array([row.operation for row in rows], pa.string()),
+            "_sdc_row_hash": pa.array([row.hash for row in rows], pa.string()),
+        }
+        if places:
+            files, lines, occurrences = zip(*places, strict=True)
+            table |= {
+                "_sdc_source_file": pa.array(files, pa.string()),
+                "_sdc_line_number": pa.array(lines, pa.int64()),
+                "_sdc_occurrence": pa.array(occurrences, pa.int64()),
+            }
+        reasons, names, payloads = zip(*bad, strict=True) if bad else ((), (), ())
+        quarantine = {
+            "reason": pa.array(reasons, pa.string()),
+            "column_name": pa.array(names, pa.string()),
+            "payload": pa.array(payloads, pa.string()),
+            "source_file": pa.nulls(len(bad), pa.string()),
+            "line_number": pa.nulls(len(bad), pa.int64()),
+        }
+        types = columns | STAMPED
+        casts = ", ".join(f"cast({identifier(name)} as {types[name]}) as {identifier(name)}" for name in table)
+        con.register("incoming_text", pa.table(table))
+        con.register("incoming_bad", pa.table(quarantine))
+        con.execute(f"create or replace temp view incoming as select {casts} from incoming_text")
+        try:
+            return lake.write(
+                con,
+                self.stream,
+                rows="incoming",
+                quarantine="incoming_bad",
+                batch_id=batch_id,
+                origin=origin,
+                extracted_at=datetime.now(UTC),
+                rows_dropped=dropped,
+                load_id=load_id,
+                sync_started_at=self.context.started_at_ms,
+            )
+        finally:
+            con.unregister("incoming_text")
+            con.unregister("incoming_bad")
+
+    def _commit(self, batch: Batch, kind: str) -> None:
+        if self.context.engine.load(batch, kind, batch.origin.get("replays", ())):
+            self.counts.add(batch)
+        self._known.add(batch.batch_id)
+        self._schema = None  # Raw has new columns and types now.
+
+    def load_file(self, url: str, file_format: str, compression: str | None) -> None:
+        """Load a file of a BATCH message: a batch of the lake as it is, any other file record by record."""
+        self.flush()
+        path = _local_path(url, self.stream)
+        try:
+            batch = read_batch(path) if file_format == "parquet" else None
+        except (OSError, duckdb.Error) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"stream {self.stream.id}: batch file {path}: {reason}; run the tap again") from error
+        if batch is None:
+            self._load_foreign(path, file_format, compression)
+            return
+        if batch.stream != self.stream or batch.file.parent != (self.context.lake.root / self.stream.folder).resolve():
+            raise UserError(
+                f"stream {self.stream.id}: {path} is a batch of {batch.stream.id} in another lake or stream; "
+                f"this warehouse's lake is {self.context.lake.root}"
+            )
+        if batch.batch_id not in self._known:
+            self._commit(batch, "batch")
+
+    def _load_foreign(self, path: Path, file_format: str, compression: str | None) -> None:
+        """Send a foreign tap's batch file through the lake writer, in parts whose ids make a repeat harmless."""
+        try:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            part = 0
+            for record in _foreign_records(path, file_format, compression):
+                self.add(record)
+                if self.is_full:
+                    self._flush_part(path, content, part)
+                    part += 1
+            self._flush_part(path, content, part)
+        except (OSError, EOFError, ValueError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"stream {self.stream.id}: batch file {path}: {reason}; run the tap again") from error
+
+    def _flush_part(self, path: Path, content: str, part: int) -> None:
+        identity = json.dumps([self.stream.id, str(path), content, part, self.context.options.batch_size_rows])
+        self.flush(batch_id=hashlib.sha256(identity.encode()).hexdigest(), kind="batch")
+
+    def sync(self, sync_id: str, status: str) -> Sync:
+        """This stream's row of ops.syncs."""
+        return Sync(sync_id, self.stream, self.started_at, datetime.now(UTC), self.counts, status)
+
+
+class Run:
+    """One run of the target: a loader per stream, and the end of it."""
+
+    def __init__(self, engine: Engine, lake: Lake, options: Options, started_at_ms: int) -> None:
+        self.engine = engine
+        self.lake = lake
+        self.options = options
+        self.loaders: dict[Stream, Loader] = {}
+        self._context = Context(engine, lake, connect(lake.root / "_spill"), options, started_at_ms)
+        self._sync_id = uuid.uuid4().hex
+
+    def loader(self, stream_id: str) -> Loader:
+        """The stream's loader, made when first asked for."""
+        stream = Stream.parse(stream_id)
+        if stream not in self.loaders:
+            self.loaders[stream] = Loader(self._context, stream)
+        return self.loaders[stream]
+
+    @property
+    def pending(self) -> int:
+        """Records of all streams that are not loaded yet."""
+        return sum(loader.pending for loader in self.loaders.values())
+
+    def finish(self) -> None:
+        """Close the run after everything is loaded; raises UserError when too much of a stream was quarantined."""
+        excessive = [loader for loader in self.loaders.values() if self._is_excessive(loader.counts)]
+        self._end("failed" if excessive else "ok", excessive)
+        if excessive:
+            parts = [f"{item.stream.id} {item.counts.quarantined} of {item.counts.extracted}" for item in excessive]
+            raise UserError(
+                f"too many rows quarantined: {', '.join(parts)} "
+                f"(max_quarantine_share {self.options.max_quarantine_share:g}); "
+                "the rest is loaded; see ops.quarantine, mend the source, then run warehouse-replay"
+            )
+
+    def fail(self) -> None:
+        """Close the run after a failure: what is pending is given up, ops.syncs says failed."""
+        self._end("failed", list(self.loaders.values()))
+
+    def _end(self, status: str, failed: list[Loader]) -> None:
+        try:
+            self.engine.record_syncs(
+                loader.sync(self._sync_id, status if loader in failed else "ok") for loader in self.loaders.values()
+            )
+        finally:
+            self._context.scratch.close()
+            self.engine.close()
+
+    def _is_excessive(self, counts: Counts) -> bool:
+        allowed = max(self.options.max_quarantine_share * counts.extracted, self.options.min_quarantined_rows)
+        return counts.quarantined > allowed
+
+
+def _local_path(url: str, stream: Stream) -> Path:
+    parsed = urlparse(url)
+    if parsed.scheme not in {"", "file"}:
+        raise UserError(f"stream {stream.id}: batch file {url}: only local files (file://) can be loaded")
+    return Path(unquote(parsed.path)) if parsed.scheme else Path(url)
+
+
+def _foreign_records(path: Path, file_format: str, compression: str | None) -> Iterator[dict[str, Any]]:
+    if file_format == "parquet":
+        with pq.ParquetFile(path) as file:
+            for chunk in file.iter_batches(10_000):
+                for record in chunk.to_pylist():
+                    yield json_value(record)
+    elif file_format == "jsonl":
+        with gzip.open(path, "rt", encoding="utf-8") if compression == "gzip" else path.open(encoding="utf-8") as lines:
+            for line in lines:
+                yield deserialize_json(line)
+    else:
+        raise ValueError(f"format {file_format} is neither parquet nor jsonl")

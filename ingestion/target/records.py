@@ -1,0 +1,159 @@
+"""Records of RECORD messages and foreign batch files: checked against their stream's schema, made ready for raw."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import jsonschema
+from singer_sdk.exceptions import InvalidJSONSchema
+from singer_sdk.typing import DEFAULT_JSONSCHEMA_VALIDATOR
+
+from ingestion.errors import UserError
+from ingestion.lake import METADATA_COLUMNS, Stream, row_hash
+from ingestion.target.columns import TEXT, TIME, as_text, column_type, needed_type, widened
+
+
+class BadRecord(Exception):
+    """A record that breaks its stream's schema."""
+
+    def __init__(self, reason: str, column: str | None, *, missing_key: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.column = column
+        self.missing_key = missing_key
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record that passed: values as text that casts to the column's type, and its content hash."""
+
+    values: dict[str, str | None]
+    key: tuple[str, ...]
+    operation: str
+    deleted_at: str | None
+    extracted_at: str | None
+    version: int | None
+    hash: str
+
+
+class RecordSchema:
+    """A stream's SCHEMA message beside the columns that raw has already.
+
+    `types` holds the type of each column as the next batch must have it; it widens as values need it.
+    """
+
+    def __init__(self, stream: Stream, schema: dict[str, Any], keys: list[str], raw_types: dict[str, str]) -> None:
+        self.stream = stream
+        self.schema = schema
+        self.keys = keys
+        self.properties = {name: kind for name, kind in schema["properties"].items() if name not in METADATA_COLUMNS}
+        missing = [key for key in keys if key not in self.properties]
+        if missing:
+            raise UserError(
+                f"stream {stream.id}: key {', '.join(missing)} is not in its schema; correct the tap's keys"
+            )
+        self._raw = {name.lower(): (name, kind) for name, kind in raw_types.items()}
+        self._lower: dict[str, str] = {}
+        self.types: dict[str, str] = {}
+        self.conflicts: dict[str, str] = {}
+        try:
+            for name, kind in self.properties.items():
+                self._add(name, column_type(kind))
+        except BadRecord as error:
+            raise UserError(f"stream {stream.id}: {error}; rename it with a stream map") from error
+        try:
+            DEFAULT_JSONSCHEMA_VALIDATOR.check_schema(schema)
+        except jsonschema.SchemaError as error:
+            raise InvalidJSONSchema(f"stream {stream.id}: its schema is no JSON schema: {error.message}") from error
+        self._validator = DEFAULT_JSONSCHEMA_VALIDATOR(schema)
+
+    def _add(self, name: str, wanted: str) -> None:
+        """Take up a column; names are equal to the warehouse when they differ only by case."""
+        lower = name.lower()
+        if lower in METADATA_COLUMNS or self._lower.setdefault(lower, name) != name:
+            raise BadRecord(f"column {name} differs from {self._lower.get(lower, lower)} only by case", name)
+        _, existing = self._raw.get(lower, (name, wanted))
+        kind = widened(existing, wanted)
+        if kind is None:
+            self.conflicts[name] = f"type changed: {wanted} now, {existing} in raw"
+        self.types[name] = kind or existing
+
+    def row(self, record: dict[str, Any]) -> Row:
+        """Check and convert a record, which may carry `_sdc_` fields; raises BadRecord."""
+        metadata = {name: record.get(name) for name in ("_sdc_deleted_at", "_sdc_extracted_at", "_sdc_table_version")}
+        data = {name: value for name, value in record.items() if name not in METADATA_COLUMNS}
+        for key in self.keys:
+            if data.get(key) is None:
+                raise BadRecord("key is missing or null", key, missing_key=True)
+        self._validate(data)
+        values: dict[str, str | None] = {}
+        for name, value in data.items():
+            if name not in self.types:
+                # A field that the schema does not name is kept, as text: nothing is lost.
+                self._add(name, TEXT)
+            values[name] = self._text(name, value)
+        deleted_at = self._metadata_text("_sdc_deleted_at", metadata["_sdc_deleted_at"])
+        return Row(
+            values=values,
+            key=tuple(values[key] or "" for key in self.keys),
+            operation="delete" if deleted_at else "upsert",
+            deleted_at=deleted_at,
+            extracted_at=self._metadata_text("_sdc_extracted_at", metadata["_sdc_extracted_at"]),
+            version=metadata["_sdc_table_version"],
+            hash=row_hash(values),
+        )
+
+    def _validate(self, data: dict[str, Any]) -> None:
+        try:
+            error = next(self._validator.iter_errors(data), None)
+        except (TypeError, InvalidOperation, OverflowError) as fault:
+            # The validator's arithmetic (multipleOf) stumbles over NaN and numbers beyond a float's range.
+            raise BadRecord("a number that cannot be checked", None) from fault
+        if error is None:
+            return
+        if error.validator == "required":
+            column = next(name for name in error.validator_value if name not in error.instance)
+        else:
+            column = str(error.absolute_path[0]) if error.absolute_path else None
+        # Not the message: it repeats the value, which belongs in the payload alone.
+        raise BadRecord(f"breaks the schema's {error.validator}: {str(error.validator_value)[:200]}", column)
+
+    def _text(self, name: str, value: Any) -> str | None:
+        if value is None:
+            return None
+        if name in self.conflicts:
+            raise BadRecord(self.conflicts[name], name)
+        try:
+            kind = self.types[name]
+            if isinstance(value, int | Decimal) and not isinstance(value, bool) and Decimal(value).is_finite():
+                kind = needed_type(kind, value)
+            text = as_text(kind, value)
+        except ValueError as error:
+            raise BadRecord(str(error), name) from error
+        self.types[name] = kind
+        return text
+
+    @staticmethod
+    def _metadata_text(name: str, value: Any) -> str | None:
+        try:
+            return as_text(TIME, value)
+        except ValueError as error:
+            raise BadRecord(str(error), name) from error
+
+
+def json_value(value: Any) -> Any:
+    """A value of a foreign Parquet file as the JSON value that a RECORD message would have carried."""
+    if isinstance(value, float):
+        return Decimal(repr(value))
+    if isinstance(value, dt.datetime | dt.date | dt.time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {name: json_value(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [json_value(item) for item in value]
+    return value
