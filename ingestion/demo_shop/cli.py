@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -54,3 +55,15 @@ def advance(days: int) -> None:
     here = settings.load()
     for _ in range(days):
         shop.advance(here.home, here.data, say=click.echo)
+
+
+@main.command()
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write to.")
+@click.option("--source", type=click.Path(path_type=Path, file_okay=False), help="The shop's files.  [WAREHOUSE_DATA]")
+def truth(out: Path, source: Path | None) -> None:
+    """Write what the marts should hold, computed from the files alone."""
+    # pandas is needed here only, and slow to import.
+    from ingestion.demo_shop import truth as oracle
+
+    oracle.write(source or settings.load().data, out)
+    click.echo(f"demo shop: truth written to {out}")

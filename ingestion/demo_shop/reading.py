@@ -1,0 +1,231 @@
+"""The shop's source files as pandas tables, for the truth: read by plain Python, with no code of the warehouse."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from ingestion.errors import UserError
+
+INTEGER, MONEY, MOMENT = "integer", "money", "moment"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a record of a stream must be, not to be quarantined: `keys` present, `checked` columns readable."""
+
+    keys: tuple[str, ...]
+    columns: tuple[str, ...]
+    checked: dict[str, str] = field(default_factory=dict)
+
+
+_VERSION = {"updated_at": MOMENT, "deleted_at": MOMENT}
+STREAMS = {
+    "orders": Stream(
+        ("order_id",),
+        ("order_id", "user_id", "status", "ordered_at", "cancelled_at", "shipping_cost", "currency", *_VERSION),
+        {
+            "order_id": INTEGER,
+            "user_id": INTEGER,
+            "ordered_at": MOMENT,
+            "cancelled_at": MOMENT,
+            "shipping_cost": MONEY,
+            **_VERSION,
+        },
+    ),
+    "order_items": Stream(
+        ("order_line_id",),
+        (
+            *("order_line_id", "order_id", "product_id", "quantity", "unit_price", "discount", "created_at"),
+            *_VERSION,
+        ),
+        {
+            "order_line_id": INTEGER,
+            "order_id": INTEGER,
+            "product_id": INTEGER,
+            "quantity": INTEGER,
+            "unit_price": MONEY,
+            "discount": MONEY,
+            "created_at": MOMENT,
+            **_VERSION,
+        },
+    ),
+    "refunds": Stream(
+        ("refund_id",),
+        ("refund_id", "order_line_id", "order_id", "amount", "reason", "refunded_at", *_VERSION),
+        {
+            "refund_id": INTEGER,
+            "order_line_id": INTEGER,
+            "order_id": INTEGER,
+            "amount": MONEY,
+            "refunded_at": MOMENT,
+            **_VERSION,
+        },
+    ),
+    "users": Stream(
+        ("user_id",),
+        ("user_id", "name", "email", "phone", "age", "country", "registered_at", *_VERSION),
+        {"user_id": INTEGER, "registered_at": MOMENT, **_VERSION},
+    ),
+    "products": Stream(
+        ("product_id",),
+        ("product_id", "name", "category", "price", *_VERSION),
+        {"product_id": INTEGER, "price": MONEY, **_VERSION},
+    ),
+    "stock_levels": Stream(
+        ("product_id", "recorded_at"),
+        ("product_id", "quantity_on_hand", "recorded_at"),
+        {"product_id": INTEGER, "quantity_on_hand": INTEGER, "recorded_at": MOMENT},
+    ),
+}
+"""The text streams; events are Parquet, carry no broken records, and no mart of the truth needs them."""
+
+# (pattern, pandas format or the unit of an epoch); every moment is UTC unless it says otherwise.
+_DAY, _TIME = r"\d{4}-\d{2}-\d{2}", r"\d{2}:\d{2}:\d{2}"
+_MOMENTS = (
+    (rf"{_DAY}[ T]{_TIME}(?:\.\d{{1,6}})?(?:Z|[+-]\d{{2}}:\d{{2}})?", "ISO8601"),
+    (_DAY, "%Y-%m-%d"),
+    (r"\d{2}/\d{2}/\d{4} \d{2}:\d{2}", "%d/%m/%Y %H:%M"),
+    (rf"\d{{2}}/\d{{2}}/\d{{4}} {_TIME}", "%d/%m/%Y %H:%M:%S"),
+    (r"\d{4}/\d{2}/\d{2} \d{2}:\d{2}", "%Y/%m/%d %H:%M"),
+    (rf"\d{{4}}/\d{{2}}/\d{{2}} {_TIME}", "%Y/%m/%d %H:%M:%S"),
+    (r"[A-Z][a-z]{2} \d{2}, \d{4} \d{2}:\d{2}", "%b %d, %Y %H:%M"),
+    (rf"[A-Z][a-z]{{2}} \d{{2}}, \d{{4}} {_TIME}", "%b %d, %Y %H:%M:%S"),
+    (r"\d{10}", "s"),
+    (r"\d{13}", "ms"),
+)
+
+
+def moments(text: pd.Series) -> pd.Series:
+    """Moments in any of the documented notations as naive UTC datetime64[us]; NaT for null and for anything else."""
+    known = pd.Series(text.dropna().unique(), dtype=object)
+    result = pd.Series(pd.NaT, index=known.index, dtype="datetime64[us, UTC]")
+    for pattern, form in _MOMENTS:
+        chosen = known[known.str.fullmatch(pattern).astype(bool)]
+        if chosen.empty:
+            continue
+        if form in ("s", "ms"):
+            parsed = pd.to_datetime(chosen.astype("int64"), unit=form, utc=True)
+        else:
+            parsed = pd.to_datetime(chosen, format=form, utc=True, errors="coerce")
+        result[chosen.index] = parsed.astype("datetime64[us, UTC]")
+    by_text = pd.Series(result.dt.tz_localize(None).array, index=known.array)
+    return text.map(by_text).astype("datetime64[us]")
+
+
+def money(text: pd.Series) -> pd.Series:
+    """Decimal text as ten-thousandths (Int64); null stays null."""
+    known = pd.Series(text.dropna().unique(), dtype=object)
+    whole, fraction = [], []
+    for value in known:
+        sign = -1 if value.startswith("-") else 1
+        units, _, decimals = value.lstrip("+-").partition(".")
+        whole.append(sign * int(units or 0) * 10_000)
+        fraction.append(sign * int(decimals.ljust(4, "0") or 0))
+    ten_thousandths = pd.Series(whole, dtype="int64") + pd.Series(fraction, dtype="int64")
+    return text.map(pd.Series(ten_thousandths.array, index=known.array)).astype("Int64")
+
+
+@dataclass(frozen=True)
+class Source:
+    """All good records per stream, typed, one row per received version, and the broken ones.
+
+    Money is in ten-thousandths (Int64), moments are naive UTC, ids Int64, all else text or null. A broken record is
+    {"source_file", "line_number", "reason"}.
+    """
+
+    tables: dict[str, pd.DataFrame]
+    quarantine: dict[str, list[dict[str, Any]]]
+
+
+def read(source: Path) -> Source:
+    """Read all files of a demo shop below `source`. Raises UserError when there are none."""
+    tables, quarantine = {}, {}
+    for name, stream in STREAMS.items():
+        tables[name], quarantine[name] = _read_stream(source, name, stream)
+    if all(table.empty for table in tables.values()):
+        raise UserError(f"{source} holds no files of the demo shop: run `demo-shop init` first, or name the folder")
+    return Source(tables, quarantine | {"events": []})
+
+
+def _read_stream(source: Path, name: str, stream: Stream) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    rows: list[list[str | None]] = []
+    places: list[tuple[str, int]] = []
+    broken: list[dict[str, Any]] = []
+    for path in sorted((source / name).glob("*")):
+        label = path.relative_to(source).as_posix()
+        records = _csv_records if ".csv" in path.name else _json_records
+        for number, (record, reason) in enumerate(records(_text(path), stream.columns), 1):
+            if record is None:
+                broken.append({"source_file": label, "line_number": number, "reason": reason})
+            else:
+                rows.append(record)
+                places.append((label, number))
+    table = pd.DataFrame(rows, columns=list(stream.columns), dtype=object)
+    reason = pd.Series("", index=table.index)
+    typed = table.copy()
+    for column in stream.columns:
+        kind = stream.checked.get(column)
+        if kind is None:
+            continue
+        typed[column], readable = _typed(table[column], kind)
+        reason[~readable & (reason == "")] = f"{column} is no {kind}"
+    for key in stream.keys:
+        reason[table[key].isna()] = f"{key} is missing"
+    broken += [
+        {"source_file": places[row][0], "line_number": places[row][1], "reason": reason[row]}
+        for row in table.index[reason != ""]
+    ]
+    broken.sort(key=lambda record: (record["source_file"], record["line_number"]))
+    return typed[reason == ""].reset_index(drop=True), broken
+
+
+def _typed(text: pd.Series, kind: str) -> tuple[pd.Series, pd.Series]:
+    """The typed column, and where the text is null or readable."""
+    if kind == MOMENT:
+        values = moments(text)
+        return values, text.isna() | values.notna()
+    pattern = r"-?\d+" if kind == INTEGER else r"-?\d+(\.\d{1,4})?"
+    readable = text.isna() | text.str.fullmatch(pattern).eq(True)
+    good = text.where(readable)
+    return (money(good) if kind == MONEY else good.astype("Int64")), readable
+
+
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        data = gzip.decompress(data)
+    elif path.suffix == ".zst":
+        data = pa.CompressedInputStream(pa.py_buffer(data), "zstd").read()
+    return data.decode("utf-8")
+
+
+def _csv_records(text: str, columns: tuple[str, ...]) -> Iterator[tuple[list[str | None] | None, str]]:
+    lines = csv.reader(io.StringIO(text, newline=""))
+    header = next(lines)
+    if header != list(columns):
+        raise UserError(f"a file of the demo shop has the columns {', '.join(header)}, not {', '.join(columns)}")
+    for fields in lines:
+        if len(fields) == len(columns):
+            yield [value or None for value in fields], ""
+        else:
+            yield None, f"{len(fields)} fields instead of {len(columns)}"
+
+
+def _json_records(text: str, columns: tuple[str, ...]) -> Iterator[tuple[list[str | None] | None, str]]:
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            yield None, "no JSON"
+            continue
+        yield [None if record.get(name) is None else str(record[name]) for name in columns], ""

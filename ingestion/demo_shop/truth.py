@@ -1,0 +1,484 @@
+"""What the marts should hold, computed by plain Python and pandas from the shop's files (docs/contracts.md, "Marts").
+
+Nothing here is shared with the warehouse: no SQL, no DuckDB, no code of the tap or of dbt. Money is counted in integer
+ten-thousandths until the end.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ingestion.demo_shop import reading, words
+
+TIME_ZONE = "Europe/Berlin"
+CURRENCY = "EUR"
+UNKNOWN = -1
+UNKNOWN_EMAIL = "unknown@example.com"
+CENT = 100
+"""Ten-thousandths in one minor unit."""
+
+_EMAIL = r"[a-z0-9._%+-]+@[a-z0-9.-]+\.[a-z]{2,}"
+_MONEY = pd.ArrowDtype(pa.decimal128(18, 4))
+_MONEY_COLUMNS = {
+    *("amount", "shipping_cost", "shipping_amount", "price", "sales", "shipping", "refunds", "adjustments"),
+    *("net_sales", "raw_net_value", "difference"),
+}
+
+
+def compute(source: Path) -> dict[str, pd.DataFrame]:
+    """The marts by name, sorted by their keys, for the files below `source`.
+
+    Money columns are Arrow decimal(18,4), timestamps naive UTC datetime64[us], `date` Arrow date32, ages Int64.
+    """
+    return marts(reading.read(source))
+
+
+def marts(source: reading.Source) -> dict[str, pd.DataFrame]:
+    """The marts for records already read."""
+    users = dim_users(current(source.tables["users"], "user_id"))
+    products = dim_products(current(source.tables["products"], "product_id"))
+    facts = _Facts(source.tables, set(users["user_id"]), set(products["product_id"]))
+    result = {
+        "fact_orders": facts.sales,
+        "fact_refunds": facts.refunds,
+        "fact_adjustments": facts.adjustments,
+        "dim_users": users,
+        "dim_products": products,
+        "dim_date": dim_date(pd.concat([facts.sales, facts.refunds, facts.adjustments])["date_id"]),
+        "mart_daily_sales": facts.daily_sales(),
+        "mart_money_reconciliation": facts.reconciliation(),
+    }
+    return {name: _finished(table) for name, table in result.items()}
+
+
+def write(source: Path, out: Path) -> None:
+    """Write one Parquet file per mart and quarantine.json (stream -> broken records) into `out`; each file whole."""
+    read = reading.read(source)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, table in marts(read).items():
+        beside = out / f".{name}.writing"
+        pq.write_table(_arrow(table), beside)
+        beside.replace(out / f"{name}.parquet")
+    beside = out / ".quarantine.writing"
+    beside.write_text(json.dumps(read.quarantine, indent=1) + "\n", "utf-8")
+    beside.replace(out / "quarantine.json")
+
+
+def current(versions: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The latest version of each key, deleted or not, by key.
+
+    Raises ValueError when two versions of a key differ and have the same time: the shop writes none such.
+    """
+    distinct = versions.drop_duplicates().sort_values([key, "updated_at"], kind="stable")
+    if distinct.duplicated([key, "updated_at"], keep=False).any():
+        raise ValueError(f"two versions of one {key} differ but have the same updated_at")
+    return distinct.drop_duplicates(key, keep="last").reset_index(drop=True)
+
+
+# Dimensions
+
+
+def dim_users(users: pd.DataFrame) -> pd.DataFrame:
+    """Clean the current users and add the unknown one."""
+    email = users["email"].astype(object).str.strip().str.lower()
+    valid = email.str.fullmatch(_EMAIL).eq(True)
+    phone = users["phone"].astype(object).str.replace(r"[^0-9]", "", regex=True)
+    age = valid_ages(users["age"])
+    median = median_half_up(age[users["deleted_at"].isna()].dropna().tolist())
+    imputed = age.isna() & (median is not None)
+    age = age.fillna(median) if median is not None else age
+    table = pd.DataFrame(
+        {
+            "user_id": users["user_id"].astype("int64"),
+            "name": users["name"],
+            "email": email.where(valid, UNKNOWN_EMAIL),
+            "is_email_valid": valid.astype(bool),
+            "phone": phone.where(phone != "", None),
+            "age": age,
+            "is_age_imputed": imputed.astype(bool),
+            "age_group": [age_group(value) for value in age],
+            "country": users["country"].astype(object).str.strip(),
+            "registered_at": users["registered_at"],
+            "deleted_at": users["deleted_at"],
+        }
+    )
+    unknown = {
+        "user_id": UNKNOWN,
+        "name": "unknown",
+        "email": UNKNOWN_EMAIL,
+        "is_email_valid": False,
+        "is_age_imputed": False,
+        "age_group": "Unknown",
+        "country": "unknown",
+    }
+    return _with_member(table, unknown).sort_values("user_id", ignore_index=True)
+
+
+def valid_ages(text: pd.Series) -> pd.Series:
+    """Ages from 1 to 100 as Int64; anything else is missing."""
+    number = text.where(text.astype(object).str.fullmatch(r"\d{1,3}").eq(True)).astype("Int64")
+    return number.where(number.between(1, 100).fillna(False))
+
+
+def median_half_up(values: list[int]) -> int | None:
+    """The median as a whole number, a half rounded up; None of nothing."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    return int((low + high + 1) // 2)
+
+
+def age_group(age: Any) -> str:
+    """The age band of an age."""
+    if pd.isna(age):
+        return "Unknown"
+    for limit, group in ((18, "Youth"), (30, "Young Adult"), (50, "Middle Age")):
+        if age <= limit:
+            return group
+    return "Senior"
+
+
+def dim_products(products: pd.DataFrame) -> pd.DataFrame:
+    """Clean the current products and add the unknown one."""
+    table = pd.DataFrame(
+        {
+            "product_id": products["product_id"].astype("int64"),
+            "name": products["name"].astype(object).str.strip(),
+            "category": products["category"].astype(object).str.strip(),
+            "price": products["price"],
+            "deleted_at": products["deleted_at"],
+        }
+    )
+    unknown = {"product_id": UNKNOWN, "name": "unknown", "category": "unknown"}
+    return _with_member(table, unknown).sort_values("product_id", ignore_index=True)
+
+
+def _with_member(table: pd.DataFrame, member: dict[str, Any]) -> pd.DataFrame:
+    row = pd.DataFrame({column: pd.Series([member.get(column)], dtype=table[column].dtype) for column in table})
+    return pd.concat([table, row], ignore_index=True)
+
+
+def dim_date(date_ids: pd.Series) -> pd.DataFrame:
+    """Every day of the years that have facts."""
+    first, last = int(date_ids.min()) // 10_000, int(date_ids.max()) // 10_000
+    day = pd.Series(pd.date_range(f"{first}-01-01", f"{last}-12-31", unit="us"))
+    return pd.DataFrame(
+        {
+            "date_id": _date_id_of(day),
+            "date": _date_of(_date_id_of(day)),
+            "year": day.dt.year.astype("int64"),
+            "quarter": day.dt.quarter.astype("int64"),
+            "month": day.dt.month.astype("int64"),
+            "day": day.dt.day.astype("int64"),
+            "day_of_week": day.dt.dayofweek.astype("int64") + 1,
+            "is_weekend": day.dt.dayofweek >= 5,
+        }
+    )
+
+
+# Facts
+
+
+def allocate(
+    shipping: pd.Series, order: pd.Series, line: pd.Series, amount: pd.Series, quantity: pd.Series
+) -> pd.Series:
+    """Each line's part of its order's shipping, in ten-thousandths but whole cents.
+
+    All arguments have one element per line; `shipping` repeats the order's. Parts follow the amounts (the quantities
+    where an order's amounts are all zero), rounded down to cents; the cents left over go to the largest remainders,
+    ties to the smaller line id. Shipping that is no whole number of cents raises ValueError.
+    """
+    if (shipping % CENT != 0).any():
+        raise ValueError("shipping is not a whole number of cents")
+    weight = amount.where(amount.groupby(order).transform("sum") > 0, quantity)
+    total = weight.groupby(order).transform("sum")
+    cents = shipping // CENT
+    part, remainder = cents * weight // total, cents * weight % total
+    left = cents - part.groupby(order).transform("sum")
+    ranked = pd.DataFrame({"order": order, "remainder": -remainder, "line": line}).sort_values(
+        ["order", "remainder", "line"]
+    )
+    rank = ranked.groupby("order").cumcount().reindex(order.index)
+    return (part + (rank < left)) * CENT
+
+
+class _Facts:
+    """The facts of a shop, from its current orders, lines and refunds."""
+
+    def __init__(self, tables: dict[str, pd.DataFrame], users: set[int], products: set[int]) -> None:
+        self._users, self._products = users, products
+        orders = current(tables["orders"], "order_id")
+        lines = current(tables["order_items"], "order_line_id")
+        refunds = current(tables["refunds"], "refund_id")
+        orders["status"] = canonical_status(orders["status"])
+        lines["amount"] = lines["quantity"] * lines["unit_price"] - lines["discount"]
+        gone_orders = set(orders.loc[orders["deleted_at"].notna(), "order_id"])
+        gone_lines = set(lines.loc[lines["deleted_at"].notna(), "order_line_id"])
+        self._orders = orders[orders["deleted_at"].isna()]
+        lines = lines[lines["deleted_at"].isna() & ~lines["order_id"].isin(gone_orders)]
+        self._lines = lines.merge(
+            self._orders.drop(columns=["updated_at", "deleted_at"]), on="order_id", how="left", indicator="has_order"
+        )
+        self._refunds = refunds[
+            refunds["deleted_at"].isna()
+            & ~refunds["order_line_id"].isin(gone_lines)
+            & ~refunds["order_id"].isin(gone_orders)
+        ]
+        self.sales = self._make_sales()
+        self.refunds = pd.concat([self._make_refunds(), self._make_cancellations()]).sort_values(
+            "refund_line_id", ignore_index=True
+        )
+        self.adjustments = self._make_adjustments()
+
+    def _user(self, ids: pd.Series) -> pd.Series:
+        return ids.where(ids.isin(self._users), UNKNOWN).astype("int64")
+
+    def _product(self, ids: pd.Series) -> pd.Series:
+        return ids.where(ids.isin(self._products), UNKNOWN).astype("int64")
+
+    def _make_sales(self) -> pd.DataFrame:
+        lines = self._lines
+        lines = lines[(lines["has_order"] == "both") & (lines["amount"] >= 0)]
+        ids = lines[["order_line_id", "order_id"]].astype("int64")
+        amount, quantity = lines["amount"].astype("int64"), lines["quantity"].astype("int64")
+        shipping = lines["shipping_cost"].astype("int64")
+        return pd.DataFrame(
+            {
+                **ids,
+                "user_id": self._user(lines["user_id"]),
+                "product_id": self._product(lines["product_id"]),
+                "date_id": date_ids(lines["ordered_at"]),
+                "status": lines["status"],
+                "quantity": quantity,
+                "amount": amount,
+                "shipping_cost": allocate(shipping, ids["order_id"], ids["order_line_id"], amount, quantity),
+                "currency": lines["currency"],
+                "ordered_at": lines["ordered_at"],
+            }
+        ).sort_values("order_line_id", ignore_index=True)
+
+    def _make_refunds(self) -> pd.DataFrame:
+        lines = self._lines[["order_line_id", "product_id"]]
+        orders = self._orders[["order_id", "user_id"]]
+        refunds = self._refunds.merge(lines, on="order_line_id", how="left").merge(orders, on="order_id", how="left")
+        return pd.DataFrame(
+            {
+                "refund_line_id": "refund-" + refunds["refund_id"].astype(str),
+                "kind": "refund",
+                "order_line_id": refunds["order_line_id"].astype("int64"),
+                "order_id": refunds["order_id"].astype("int64"),
+                "user_id": self._user(refunds["user_id"]),
+                "product_id": self._product(refunds["product_id"]),
+                "date_id": date_ids(refunds["refunded_at"]),
+                "amount": refunds["amount"].astype("int64"),
+                "shipping_amount": 0,
+                "currency": CURRENCY,
+                "refunded_at": refunds["refunded_at"],
+            }
+        )
+
+    def _make_cancellations(self) -> pd.DataFrame:
+        orders = self._orders[self._orders["status"] == words.CANCELLED]
+        given_back = orders["cancelled_at"].fillna(orders["updated_at"])
+        given_back.index = orders["order_id"].astype("int64")
+        lines = self.sales[self.sales["order_id"].isin(given_back.index)]
+        moment = lines["order_id"].map(given_back)
+        line_moment = pd.Series(moment.array, index=lines["order_line_id"].array)
+        before = self._refunds[self._refunds["refunded_at"] < self._refunds["order_line_id"].map(line_moment)]
+        refunded = before.groupby("order_line_id")["amount"].sum()
+        rest = lines["amount"] - lines["order_line_id"].map(refunded).fillna(0).astype("int64")
+        return pd.DataFrame(
+            {
+                "refund_line_id": "cancellation-" + lines["order_line_id"].astype(str),
+                "kind": "cancellation",
+                **lines[["order_line_id", "order_id", "user_id", "product_id"]],
+                "date_id": date_ids(moment),
+                "amount": rest.clip(lower=0),
+                "shipping_amount": lines["shipping_cost"],
+                "currency": lines["currency"],
+                "refunded_at": moment,
+            }
+        )
+
+    def _make_adjustments(self) -> pd.DataFrame:
+        lines, orders = self._lines, self._orders
+        homeless = lines[lines["has_order"] == "left_only"]
+        negative = lines[(lines["has_order"] == "both") & (lines["amount"] < 0)]
+        bare = orders[~orders["order_id"].isin(self.sales["order_id"]) & (orders["shipping_cost"] != 0)]
+        parts = [
+            self._adjustments(homeless, "line_without_order", "created_at", "amount"),
+            self._adjustments(negative, "negative_line", "ordered_at", "amount"),
+            self._adjustments(bare, "shipping_without_lines", "ordered_at", "shipping_cost"),
+        ]
+        return pd.concat(parts).sort_values("adjustment_id", ignore_index=True)
+
+    def _adjustments(self, rows: pd.DataFrame, kind: str, moment: str, amount: str) -> pd.DataFrame:
+        of_order = kind == "shipping_without_lines"
+        number = rows["order_id" if of_order else "order_line_id"].astype(str)
+        return pd.DataFrame(
+            {
+                "adjustment_id": ("shipping-" if of_order else "line-") + number,
+                "kind": kind,
+                "order_id": rows["order_id"].astype("int64"),
+                "user_id": self._user(rows["user_id"]),
+                "product_id": UNKNOWN if of_order else self._product(rows["product_id"]),
+                "date_id": date_ids(rows[moment]),
+                "amount": rows[amount].astype("int64"),
+                "currency": CURRENCY,
+                "adjusted_at": rows[moment],
+            }
+        )
+
+    # Marts
+
+    def _sums(self) -> pd.DataFrame:
+        """Sales, shipping, refunds and adjustments by date_id, for each day that has any."""
+        sales = self.sales.groupby("date_id")[["amount", "shipping_cost"]].sum()
+        refunds = self.refunds.groupby("date_id")[["amount", "shipping_amount"]].sum().sum(axis=1)
+        adjustments = self.adjustments.groupby("date_id")["amount"].sum()
+        table = pd.DataFrame(
+            {
+                "sales": sales["amount"],
+                "shipping": sales["shipping_cost"],
+                "refunds": refunds,
+                "adjustments": adjustments,
+            }
+        )
+        return table.fillna(0).astype("int64").sort_index()
+
+    def daily_sales(self) -> pd.DataFrame:
+        """One row per day that has a sale, a refund or an adjustment."""
+        by_day = self.sales.groupby("date_id")
+        counts = pd.DataFrame(
+            {
+                "orders_count": by_day["order_id"].nunique(),
+                "lines_count": by_day.size(),
+                "units_sold": by_day["quantity"].sum(),
+                "customers_count": by_day["user_id"].nunique(),
+            }
+        )
+        sums = self._sums()
+        table = counts.reindex(sums.index).fillna(0).astype("int64").join(sums)
+        table["net_sales"] = table["sales"] + table["shipping"] - table["refunds"] + table["adjustments"]
+        table.insert(0, "date", _date_of(table.index.to_series()))
+        return table.rename_axis("date_id").reset_index()
+
+    def reconciliation(self) -> pd.DataFrame:
+        """One row per transaction day: raw's net value beside the parts; quarantined_rows is null (wall-clock days)."""
+        table = self._sums()
+        raw = self._raw_net_value().reindex(table.index).fillna(0).astype("int64")
+        table.insert(0, "raw_net_value", raw)
+        parts = table["sales"] + table["shipping"] - table["refunds"] + table["adjustments"]
+        table["difference"] = raw - parts
+        table["quarantined_rows"] = pd.array([None] * len(table), dtype="Int64")
+        table.insert(0, "date", _date_of(table.index.to_series()))
+        return table.rename_axis("date_id").reset_index()
+
+    def _raw_net_value(self) -> pd.Series:
+        """The value of current, undeleted raw by day, order by order and without the facts."""
+        net: dict[int, int] = {}
+
+        def add(day: int, value: int) -> None:
+            net[day] = net.get(day, 0) + value
+
+        refunded: dict[int, list[tuple[pd.Timestamp, int]]] = {}
+        refunds = self._refunds
+        for day, line, moment, value in zip(
+            date_ids(refunds["refunded_at"]),
+            refunds["order_line_id"],
+            refunds["refunded_at"],
+            refunds["amount"],
+            strict=True,
+        ):
+            add(day, -int(value))
+            refunded.setdefault(int(line), []).append((moment, int(value)))
+
+        lines_of: dict[int, list[tuple[int, int]]] = {}
+        lines = self._lines
+        for order, line, value, created in zip(
+            lines["order_id"], lines["order_line_id"], lines["amount"], date_ids(lines["created_at"]), strict=True
+        ):
+            lines_of.setdefault(int(order), []).append((int(line), int(value)))
+            add(created, int(value))
+        # The lines of a known order count on the order's day, not on their own.
+        known = lines[lines["has_order"] == "both"]
+        for created, ordered, value in zip(
+            date_ids(known["created_at"]), date_ids(known["ordered_at"]), known["amount"], strict=True
+        ):
+            add(created, -int(value))
+            add(ordered, int(value))
+
+        orders = self._orders
+        given_back = orders["cancelled_at"].fillna(orders["updated_at"])
+        for order, ordered, status, shipping, moment, day in zip(
+            orders["order_id"],
+            date_ids(orders["ordered_at"]),
+            orders["status"],
+            orders["shipping_cost"],
+            given_back,
+            date_ids(given_back),
+            strict=True,
+        ):
+            add(ordered, int(shipping))
+            sold = [(line, value) for line, value in lines_of.get(int(order), []) if value >= 0]
+            if status == words.CANCELLED and sold:
+                add(day, -int(shipping))
+                for line, value in sold:
+                    back = sum(part for when, part in refunded.get(line, []) if when < moment)
+                    add(day, -max(0, value - back))
+        return pd.Series(net, dtype="int64")
+
+
+def canonical_status(text: pd.Series) -> pd.Series:
+    """pending, completed or cancelled for any accepted spelling; ValueError for another word."""
+    table = {word: status for status, forms in words.STATUSES.items() for word in forms}
+    status = text.astype(object).str.strip().str.lower().map(table)
+    if status.isna().any():
+        raise ValueError(f"unknown order status {text[status.isna()].iloc[0]!r}")
+    return status
+
+
+def date_ids(moment: pd.Series) -> pd.Series:
+    """yyyymmdd of each moment (naive UTC) in the shop's time zone."""
+    local = moment.dt.tz_localize("UTC").dt.tz_convert(TIME_ZONE)
+    return _date_id_of(local)
+
+
+def _date_id_of(day: pd.Series) -> pd.Series:
+    return (day.dt.year * 10_000 + day.dt.month * 100 + day.dt.day).astype("int64")
+
+
+def _date_of(date_id: pd.Series) -> pd.Series:
+    days = pd.to_datetime(date_id.astype(str), format="%Y%m%d")
+    return days.dt.date.astype(pd.ArrowDtype(pa.date32()))
+
+
+def _finished(table: pd.DataFrame) -> pd.DataFrame:
+    """Ten-thousandths as decimals."""
+    changed = {
+        column: pd.Series(_decimals(table[column]), index=table.index, dtype=_MONEY)
+        for column in table.columns
+        if column in _MONEY_COLUMNS
+    }
+    return table.assign(**changed)
+
+
+def _decimals(ten_thousandths: pd.Series) -> pa.Array:
+    """Exact decimal128(18,4) of whole ten-thousandths: both are 128-bit integers underneath."""
+    missing = ten_thousandths.isna().to_numpy()
+    low = ten_thousandths.fillna(0).astype("int64").to_numpy()
+    words_of = np.column_stack([low, low >> 63])
+    valid = pa.array(~missing).buffers()[1]
+    return pa.Array.from_buffers(pa.decimal128(18, 4), len(low), [valid, pa.py_buffer(words_of.tobytes())])
+
+
+def _arrow(table: pd.DataFrame) -> pa.Table:
+    return pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
