@@ -22,7 +22,7 @@ def full(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """A small demo shop, built, tested, published and equal to its truth (in `home/truth`). Copy it before you change it."""
+    """A small demo shop, published and equal to its truth (in `home/truth`). Copy it before you change it."""
     pipeline = Pipeline(tmp_path_factory.mktemp("built") / "home")
     pipeline.run("demo-shop", "init", "--seed", "3", "--lines", "3000", "--days", "90")
     pipeline.ingest()

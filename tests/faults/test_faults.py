@@ -1,7 +1,8 @@
 """Seeded faults: each one is put into a copy of a good warehouse, and the suite must notice.
 
-`faults.yml` lists them. A `sql` fault replaces one text in one file of the dbt project; a `data` fault corrupts raw or the marts.
-A fault is caught when `dbt build` fails (a test, a contract or a unit test), or, failing that, when the marts differ from the truth.
+`faults.yml` lists them. A `sql` fault replaces one text in one file of the dbt project; a `data` fault corrupts raw or
+the marts. A fault is caught when `dbt build` fails (a test, a contract or a unit test), or, failing that, when the
+marts differ from the truth.
 Quick size: every sixth fault. `--full`: all of them, with a table of what caught which.
 """
 

@@ -33,7 +33,10 @@ def test_every_model_and_column_that_was_built_is_described(built: Pipeline, man
                 continue
             described = {name.lower(): column["description"] for name, column in node["columns"].items()}
             actual = connection.execute(
-                "select column_name from duckdb_columns() where database_name = ? and schema_name = ? and table_name = ?",
+                """
+                select column_name from duckdb_columns()
+                where database_name = ? and schema_name = ? and table_name = ?
+                """,
                 [node["database"], node["schema"], node["alias"]],
             ).fetchall()
             assert actual, f"{node['name']} was not built"
