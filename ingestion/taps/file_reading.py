@@ -227,45 +227,70 @@ def _select(columns: Sequence[str]) -> str:
 
 def _is_regular(path: Path, config: FileStreamConfig, max_line_bytes: int) -> bool:
     """Read the whole file once: is it what DuckDB reads exactly? Raises OSError for damaged compression."""
-    regular = codecs.lookup(config.encoding).name in {"utf-8", "ascii"} and max_line_bytes >= 100
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    delimiter = re.escape(config.delimiter.encode())
-    # DuckDB takes the blanks around a quoted value away, which makes them part of no value.
-    blank_quote = re.compile(rb"(?:^|[\r\n]|" + delimiter + rb') +"|" +(?:[\r\n]|' + delimiter + rb"|$)")
-    returns = crlfs = newlines = run = 0
-    previous = b""
-    with _open(path, "utf-8") as file:
-        first = True
-        while chunk := file.read(_CHUNK * 4):
+    mark = re.escape(config.delimiter.encode())
+    # DuckDB takes blanks before an opening quote and after a closing one away.
+    blank = re.compile(rb"(?:^|[\r\n]|" + mark + rb') +(?=")|" +(?=[\r\n"]|' + mark + rb"|$)")
+    regular = codecs.lookup(config.encoding).name == "utf-8"
+    returns = newlines = quotes = 0
+    rest = b""
+    with _open(path, config.encoding) as file:
+        while more := file.read(4 * _CHUNK):
             if not regular:
                 continue  # Only the compression is still to be checked.
-            if first:
-                first = False
-                regular = not chunk.removeprefix(codecs.BOM_UTF8).startswith((b"\n", b"\r"))
-            try:
-                decoder.decode(chunk)
-            except UnicodeDecodeError:
-                regular = False
+            if not newlines and not rest:
+                more = more.removeprefix(codecs.BOM_UTF8)
+                regular = not more.startswith((b"\n", b"\r"))
+            end = more.rfind(b"\n") + 1
+            chunk, rest = (rest + more[:end], more[end:]) if end else (b"", rest + more)
+            regular = (
+                regular
+                and len(rest) <= max_line_bytes
+                and _lines_within(chunk, max_line_bytes)
+                and not _text_fault(chunk)
+                and not _blanks_at_quotes(chunk, quotes, blank)
+            )
             newlines += chunk.count(b"\n")
-            returns += chunk.count(b"\r")
-            crlfs += chunk.count(b"\r\n") + (previous.endswith(b"\r") and chunk.startswith(b"\n"))
-            run = _longest_open_line(chunk, run, max_line_bytes)
-            if b"\0" in chunk or run > max_line_bytes:
+            returns += chunk.count(b"\r\n")
+            quotes += chunk.count(b'"')
+            if chunk.count(b"\r") > chunk.count(b"\r\n"):
                 regular = False
-            if (b' "' in chunk or b'" ' in chunk or previous) and blank_quote.search(previous[-64:] + chunk):
-                regular = False
-            previous = chunk[-64:]
-    return regular and not decoder.getstate()[0] and (returns == 0 or returns == crlfs == newlines)
+    return (
+        regular
+        and not _text_fault(rest)
+        and b"\r" not in rest
+        and returns in {0, newlines}
+        and not _blanks_at_quotes(rest, quotes, blank)
+    )
 
 
-def _longest_open_line(chunk: bytes, run: int, limit: int) -> int:
-    """The length of the line that is open at the end of `chunk`, or one above `limit` if any line in it is longer."""
-    start = -run
-    while True:
-        end = chunk.rfind(b"\n", max(start, 0), max(start + limit + 1, 0))
+def _lines_within(chunk: bytes, limit: int) -> bool:
+    """Whether no line of these whole lines is longer than `limit`; jumps from line end to line end."""
+    start = 0
+    while start < len(chunk):
+        end = chunk.rfind(b"\n", start, start + limit + 1)
         if end < 0:
-            return len(chunk) - start
+            return False
         start = end + 1
+    return True
+
+
+def _blanks_at_quotes(chunk: bytes, quotes_before: int, blank: re.Pattern[bytes]) -> bool:
+    """Whether blanks stand between a delimiter and a quote, outside of quotes.
+
+    What is inside is told by the number of quotes before it, in the file and in the line; where these disagree, the
+    answer is yes.
+    """
+    if b' "' not in chunk and b'" ' not in chunk:
+        return False
+    counted = 0
+    for match in blank.finditer(chunk):
+        quotes_before += chunk.count(b'"', counted, match.start())
+        counted = match.start()
+        in_line = chunk.count(b'"', chunk.rfind(b"\n", 0, counted) + 1, counted)
+        closes = match.group().startswith(b'"')
+        if quotes_before % 2 == closes or in_line % 2 == closes:
+            return True
+    return False
 
 
 class _CsvRecords:
@@ -276,7 +301,6 @@ class _CsvRecords:
         self._again: deque[bytes | _Oversized] = deque()
         self._delimiter = config.delimiter
         self._limit = max_line_bytes
-        self._blank_quote = re.compile(rb"(?:^|" + re.escape(config.delimiter.encode()) + rb') +"')
         csv.field_size_limit(max(csv.field_size_limit(), max_line_bytes))
 
     def header(self) -> list[str] | None:
@@ -313,8 +337,8 @@ class _CsvRecords:
                     yield text, f"not CSV: {error}"
                     continue
                 found = len(fields)
-                if self._blank_quote.search(text) and found == width:
-                    # DuckDB would take those blanks away; quote the record anew. Empty fields become null.
+                if found == width and any(field.startswith(" ") and field.lstrip(" ")[:1] == '"' for field in fields):
+                    # DuckDB would take those blanks away; quote the record anew. Empty texts become null.
                     text = mark.join(_quoted(field) for field in fields)
             if found != width:
                 yield text, f"{found} fields instead of {width}"
@@ -525,7 +549,10 @@ class _Sift:
         return self._clean
 
     def jsonl(self) -> Path:
-        r"""Write the clean file: the record's number, \x01 and the object, with values as text that DuckDB would change."""
+        r"""Write the clean file: the record's number, \x01 and the object.
+
+        Where DuckDB would not give a value back as written, all values of the object are turned into text.
+        """
         number = 0
         with _open(self._path, self._config.encoding) as file, self._outputs() as (clean, rejects):
             for line in _lines(file, self.max_line_bytes):
@@ -559,8 +586,9 @@ class _Sift:
         """Add what was rejected to the table `rejects`."""
         if self._rejects.stat().st_size:
             con.execute(
-                f"insert into {REJECTS} select * from read_json({literal(str(self._rejects))}, columns = {{reason: 'VARCHAR',"
-                " column_name: 'VARCHAR', payload: 'VARCHAR', line_number: 'BIGINT'}, format = 'newline_delimited',"
+                f"insert into {REJECTS} select * from read_json({literal(str(self._rejects))},"
+                " columns = {reason: 'VARCHAR', column_name: 'VARCHAR', payload: 'VARCHAR', line_number: 'BIGINT'},"
+                " format = 'newline_delimited',"
                 f" maximum_object_size = {16 * self.max_line_bytes + (1 << 20)})"
             )
 

@@ -22,7 +22,7 @@ _LOCAL_FORMATS = (
 
 
 def timestamp_sql(text: str) -> str:
-    """An SQL expression (timestamptz) for the text expression `text`; null when it is in none of the contract's formats.
+    """An SQL expression (timestamptz) for a text expression; null when it is in none of the contract's formats.
 
     A time without an offset counts as UTC. The session's time zone must be UTC, as `ingestion.lake.connect` sets it.
     """
@@ -72,9 +72,9 @@ def _article(kind: str) -> str:
 
 
 def broken_sql(config: FileStreamConfig, columns: Sequence[str], records: str) -> str | None:
-    """A query for the records of relation `records` that break a rule, in the shape of quarantine plus the line's number.
+    """A query for the records of relation `records` that break a rule; None when there is nothing to check.
 
-    Columns: reason, column_name, payload (the record as a JSON object), line_number. None when there is nothing to check.
+    Columns: reason, column_name, payload (the record as a JSON object), line_number.
     """
     rules = checks(config, columns)
     if not rules:
@@ -85,7 +85,8 @@ def broken_sql(config: FileStreamConfig, columns: Sequence[str], records: str) -
     )
     fields = ", ".join(f"{literal(name)}: {identifier(name)}" for name in columns)
     return (
-        f"select fault.reason as reason, fault.column_name as column_name, cast(to_json({{{fields}}}) as varchar) as payload,"
-        f" line_number from (select *, _sdc_line_number as line_number, case {choice} end as fault"
+        "select fault.reason as reason, fault.column_name as column_name,"
+        f" cast(to_json({{{fields}}}) as varchar) as payload, line_number"
+        f" from (select *, _sdc_line_number as line_number, case {choice} end as fault"
         f" from {identifier(records)}) where fault is not null"
     )

@@ -70,15 +70,14 @@ def write_batch(
         withdrawn = 0
         con.execute(f"create or replace temp view {_ROWS} as {_new_rows_sql(config, columns)}")
         con.execute(f"create or replace temp view {_QUARANTINE} as {_quarantine_sql(REJECTS, file)}")
-    stamped = "file_rows_stamped"
     con.execute(
-        f"create or replace temp view {stamped} as select *, {literal(file.name)} as _sdc_source_file from {_ROWS}"
+        f"create or replace temp view stamped_rows as select *, {literal(file.name)} as _sdc_source_file from {_ROWS}"
     )
     written = _value(con, f"select (select count(*) from {_ROWS}) + (select count(*) from {_QUARANTINE})")
     return lake.write(
         con,
         config.stream,
-        rows=stamped,
+        rows="stamped_rows",
         quarantine=_QUARANTINE,
         batch_id=batch_id(config, file, replaces),
         origin={
@@ -91,6 +90,14 @@ def write_batch(
         extracted_at=extracted_at,
         rows_dropped=records + rejects + withdrawn - written,
     )
+
+
+def drop_relations(con: duckdb.DuckDBPyConnection) -> None:
+    """Free what one file took, for the next."""
+    for kind in ("view", "table"):
+        query = f"select {kind}_name from duckdb_{kind}s() where temporary and not internal"
+        for (name,) in con.execute(query).fetchall():
+            con.execute(f"drop {kind} {identifier(name)}")
 
 
 def _value(con: duckdb.DuckDBPyConnection, query: str) -> int:
@@ -108,7 +115,8 @@ def _number_occurrences(con: duckdb.DuckDBPyConnection, columns: Sequence[str]) 
     # Repeated content is rare, and numbering everything would sort everything.
     con.execute(
         "create or replace temp table repeated as"
-        f" select {LINE_NUMBER}, row_number() over (partition by _sdc_row_hash order by {LINE_NUMBER}) as _sdc_occurrence"
+        f" select {LINE_NUMBER},"
+        f" row_number() over (partition by _sdc_row_hash order by {LINE_NUMBER}) as _sdc_occurrence"
         " from hashes where _sdc_row_hash in (select _sdc_row_hash from hashes group by all having count(*) > 1)"
     )
 
@@ -149,13 +157,14 @@ def _compare_rows(
     )
     data = ", ".join(identifier(name) for name in _data_columns(earlier))
     con.execute(
-        f"create or replace temp table {_ROWS} as select * from ({_new_rows_sql(config, columns)})"
+        f"create or replace temp table compared as select * from ({_new_rows_sql(config, columns)})"
         " anti join held using (_sdc_row_hash, _sdc_occurrence)"
         f" union all by name select {data}{', ' if data else ''} {LINE_NUMBER}, _sdc_row_hash, _sdc_occurrence,"
         f" cast({literal(extracted_at.isoformat())} as timestamptz) as _sdc_deleted_at, 'withdraw' as _sdc_operation"
         f" from {_parquet([batch.file for batch in earlier])}"
         " semi join withdrawn using (_sdc_row_hash, _sdc_occurrence, _sdc_load_id)"
     )
+    con.execute(f"create or replace temp view {_ROWS} as from compared")
     return _value(con, "select count(*) from withdrawn")
 
 
@@ -167,7 +176,7 @@ def _compare_rejects(con: duckdb.DuckDBPyConnection, earlier: Sequence[Batch], f
     """Make the quarantine of what no earlier version of the file has put there already."""
     known = [batch.quarantine_file for batch in earlier if batch.quarantine_file]
     if not known:
-        con.execute(f"create or replace temp table {_QUARANTINE} as {_quarantine_sql(REJECTS, file)}")
+        con.execute(f"create or replace temp view {_QUARANTINE} as {_quarantine_sql(REJECTS, file)}")
         return
     number = "row_number() over (partition by reason, column_name, payload order by line_number)"
     con.execute(
@@ -177,7 +186,7 @@ def _compare_rejects(con: duckdb.DuckDBPyConnection, earlier: Sequence[Batch], f
         " on new.reason = known.reason and new.column_name is not distinct from known.column_name"
         " and new.payload = known.payload and new.number = known.number"
     )
-    con.execute(f"create or replace temp table {_QUARANTINE} as {_quarantine_sql('new_rejects', file)}")
+    con.execute(f"create or replace temp view {_QUARANTINE} as {_quarantine_sql('new_rejects', file)}")
 
 
 def _quarantine_sql(relation: str, file: SourceFile) -> str:

@@ -1,16 +1,20 @@
-"""`tap-files`: CSV, JSONL and Parquet files of a folder, as the streams of a shop's list (docs/contracts.md, "Streams")."""
+"""`tap-files`: CSV, JSONL and Parquet files of a folder, by a shop's list of streams (docs/contracts.md, "Streams")."""
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import click
+import duckdb
 from singer_sdk import Stream, Tap
 from singer_sdk import typing as th
 from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig, StorageTarget
@@ -23,10 +27,19 @@ from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, connect, identifier
 from ingestion.taps.file_config import FileStreamConfig, load_streams
 from ingestion.taps.file_reading import LINE_NUMBER, RECORDS, REJECTS, FileFault, header_columns, read_file, sha256_of
-from ingestion.taps.file_versions import SourceFile, quarantine_broken, write_batch
+from ingestion.taps.file_versions import SourceFile, drop_relations, quarantine_broken, write_batch
 
 BOOKMARK = "load_id"
+WORK = ".tmp-tap-files"
 _FETCH_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class _Workplace:
+    """Where a stream's files are prepared: a DuckDB connection and a folder for intermediate files."""
+
+    con: duckdb.DuckDBPyConnection
+    folder: Path
 
 
 class FileStream(Stream):
@@ -94,16 +107,27 @@ class FileStream(Stream):
         lake = self._files_tap.lake
         assert lake is not None
         try:
-            with lake.lock(self.file_config.stream):
+            with lake.lock(self.file_config.stream), self._workplace(lake.root / WORK / self.name) as workplace:
                 lake.remove_orphans(self.file_config.stream)
-                for batch in self._batches(lake):
+                for batch in self._batches(lake, workplace):
                     # The SDK writes the state right after the batch's message.
                     self.stream_state[BOOKMARK] = batch.load_id
                     yield batch_config.encoding, [batch.file.as_uri()]
         except UserError as error:
             self._files_tap.fault(str(error))
 
-    def _batches(self, lake: Lake) -> Iterator[Batch]:
+    @contextlib.contextmanager
+    def _workplace(self, folder: Path) -> Iterator[_Workplace]:
+        """A DuckDB and a folder for one stream's files; what a killed run left in the folder is removed."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            with connect(folder, memory_limit=self.config["memory_limit"]) as con:
+                yield _Workplace(con, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _batches(self, lake: Lake, workplace: _Workplace) -> Iterator[Batch]:
         loaded = self.stream_state.get(BOOKMARK, 0)
         for batch in lake.manifest(self.file_config.stream):
             if batch.load_id > loaded:
@@ -112,7 +136,7 @@ class FileStream(Stream):
         contents = {batch.origin["sha256"]: name for name, batch in latest.items()}
         for path, name in self._changed_first(latest):
             try:
-                batch = self._take_up(lake, path, name, latest.get(name), contents)
+                batch = self._take_up(lake, workplace, path, name, latest.get(name), contents)
             except FileFault as fault:
                 self._files_tap.fault(f"stream {self.name}: {name}: {fault}")
                 continue
@@ -131,7 +155,13 @@ class FileStream(Stream):
         return sorted(files, key=lambda file: file[1] not in latest)
 
     def _take_up(
-        self, lake: Lake, path: Path, name: str, earlier: Batch | None, contents: Mapping[str, str]
+        self,
+        lake: Lake,
+        workplace: _Workplace,
+        path: Path,
+        name: str,
+        earlier: Batch | None,
+        contents: Mapping[str, str],
     ) -> Batch | None:
         """Write the file's batch; None when there is nothing new in it."""
         file = _source_file(path, name)
@@ -144,13 +174,9 @@ class FileStream(Stream):
             self.logger.info("%s: skipped, the same content as %s", name, contents[file.sha256])
             return None
         extracted_at = datetime.now(UTC)
-        with tempfile.TemporaryDirectory(dir=lake.root, prefix=".tmp-tap-files-") as work:
-            con = connect(Path(work), memory_limit=self.config["memory_limit"])
-            with con:
-                columns = self._read(con, path, Path(work))
-                _check_unchanged(path, file)
-                quarantine_broken(con, self.file_config, columns)
-                batch = write_batch(con, lake, self.file_config, file, columns, extracted_at)
+        columns = self._read(workplace, path, file)
+        batch = write_batch(workplace.con, lake, self.file_config, file, columns, extracted_at)
+        drop_relations(workplace.con)
         self.logger.info(
             "%s: %s rows extracted, %s loaded, %s quarantined, %s dropped as identical",
             name,
@@ -161,60 +187,60 @@ class FileStream(Stream):
         )
         return batch
 
-    def _read(self, con: Any, path: Path, work: Path) -> list[str]:
+    def _read(self, workplace: _Workplace, path: Path, file: SourceFile) -> list[str]:
+        """Read and check the file's records; return its columns."""
         deselected = {
             breadcrumb[1]
             for breadcrumb, selected in self.mask.items()
             if len(breadcrumb) == 2 and not selected and breadcrumb[1] not in self.file_config.keys
         }
-        return read_file(
-            con,
+        columns = read_file(
+            workplace.con,
             path,
             self.file_config,
-            work,
+            workplace.folder,
             max_line_bytes=self.config["max_line_bytes"],
             deselected=frozenset(deselected),
         )
+        _check_unchanged(path, file)
+        quarantine_broken(workplace.con, self.file_config, columns)
+        return columns
 
     # RECORD messages
 
     def get_records(self, context: Mapping[str, Any] | None) -> Iterable[dict[str, Any]]:
         """Every record of every file as text; a malformed one stops the stream, having no quarantine here."""
         contents: dict[str, str] = {}
-        files = self._changed_first({})
-        for path, name in files:
-            try:
-                sha256 = _sha256(path)
-                if sha256 in contents:
-                    self.logger.info("%s: skipped, the same content as %s", name, contents[sha256])
-                    continue
-                yield from self._file_records(path, name)
-                contents[sha256] = name
-            except FileFault as fault:
-                self._files_tap.fault(f"stream {self.name}: {name}: {fault}")
-
-    def _file_records(self, path: Path, name: str) -> Iterator[dict[str, Any]]:
-        before = _source_file(path, name)
         with (
-            tempfile.TemporaryDirectory(prefix="tap-files-") as work,
-            connect(Path(work), memory_limit=self.config["memory_limit"]) as con,
+            tempfile.TemporaryDirectory(prefix="tap-files-") as folder,
+            self._workplace(Path(folder) / WORK) as workplace,
         ):
-            columns = self._read(con, path, Path(work))
-            _check_unchanged(path, before)
-            quarantine_broken(con, self.file_config, columns)
-            rejected = con.execute(
-                f"select count(*), arg_min(reason, line_number), min(line_number) from {REJECTS}"
-            ).fetchone()
-            if rejected and rejected[0]:
-                raise FileFault(
-                    f"{rejected[0]} malformed records, the first is record {rejected[2]}: {rejected[1]};"
-                    " mend the file, or use wire: lake, which quarantines them"
-                )
-            names = ", ".join(identifier(column) for column in columns) or "null"
-            records = con.execute(f"select {names} from {RECORDS} order by {LINE_NUMBER}")
-            while rows := records.fetchmany(_FETCH_ROWS):
-                for row in rows:
-                    yield dict(zip(columns, row, strict=False))
+            for path, name in self._changed_first({}):
+                try:
+                    file = _source_file(path, name)
+                    sha256 = _sha256(path)
+                    if sha256 in contents:
+                        self.logger.info("%s: skipped, the same content as %s", name, contents[sha256])
+                        continue
+                    yield from self._file_records(workplace, path, file)
+                    contents[sha256] = name
+                except FileFault as fault:
+                    self._files_tap.fault(f"stream {self.name}: {name}: {fault}")
+
+    def _file_records(self, workplace: _Workplace, path: Path, file: SourceFile) -> Iterator[dict[str, Any]]:
+        columns = self._read(workplace, path, file)
+        query = f"select count(*), arg_min(reason, line_number), min(line_number) from {REJECTS}"
+        count, reason, number = workplace.con.execute(query).fetchall()[0]
+        if count:
+            raise FileFault(
+                f"{count} malformed records, the first is record {number}: {reason};"
+                " mend the file, or use wire: lake, which quarantines them"
+            )
+        names = ", ".join(identifier(column) for column in columns) or "null"
+        records = workplace.con.execute(f"select {names} from {RECORDS} order by {LINE_NUMBER}")
+        while rows := records.fetchmany(_FETCH_ROWS):
+            for row in rows:
+                yield dict(zip(columns, row, strict=False))
 
 
 def _source_file(path: Path, name: str) -> SourceFile:
