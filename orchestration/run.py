@@ -1,0 +1,379 @@
+"""`scripts/run`: the whole job for one shop, from nothing to published marts, then a summary.
+
+It types the commands that a person would (`demo-shop`, `meltano run daily`, `dbt docs generate`), measures each, and
+says what came of it. Nothing here is needed to run the warehouse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from ingestion import settings
+from ingestion.demo_shop.shop import Memory
+from ingestion.errors import UserError
+from ingestion.settings import DEFAULT_SHOP, PROJECT_ROOT, Settings
+from orchestration import commands, summary
+from orchestration.commands import Interrupted
+from orchestration.progress import Progress, plain
+from orchestration.publish import published_version
+
+BIN = PROJECT_ROOT / ".venv" / "bin"
+DAILY = ("ingest", "freshness", "dbt build", "publish")
+"""The tasks of the job `daily` in meltano.yml, in its order."""
+SHOWN_LINES = 12
+"""How many lines of a failed command are shown; its log has all of them."""
+
+_TELLING = re.compile(r"error|fail|critical|refus|warehouse-publish:|tap-files:|target-warehouse:", re.IGNORECASE)
+
+
+class StageFailed(Exception):
+    """A command of a stage failed; `lines` say why."""
+
+    def __init__(self, stage: str, lines: list[str]) -> None:
+        self.stage = stage
+        self.lines = lines
+        super().__init__(f"{stage} failed")
+
+
+class Run:
+    """One run over one warehouse: its stages, its log, and what it leaves in last_run.json."""
+
+    def __init__(self, home: Settings, options: argparse.Namespace, lock: IO[str], progress: Progress) -> None:
+        self.home = home
+        self.options = options
+        self.progress = progress
+        self._lock = lock
+        self._last_run = home.home / "last_run.json"
+        self._log_file = home.home / "logs" / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        self._since = datetime.now(UTC)
+        self._lines: list[str] = []
+        self.result: dict[str, Any] = {
+            "status": "running",
+            "stage": None,
+            "shop": home.shop,
+            "home": str(home.home),
+            "data": str(home.data),
+            "log": str(self._log_file),
+            "started_at": datetime.fromtimestamp(options.started, UTC).isoformat(timespec="seconds"),
+            "finished_at": None,
+            "seconds": None,
+            "is_published": False,
+            "error": None,
+            "stages": [],
+            "streams": [],
+            "build": None,
+            "published": None,
+            "revenue": None,
+            "changes": None,
+        }
+
+    def execute(self) -> None:
+        """All stages; raises StageFailed, UserError or Interrupted, after last_run.json says so."""
+        was_published = self._was_published()
+        self._save()
+        try:
+            self._note("environment", time.time() - self.options.started)
+            if self.home.shop == DEFAULT_SHOP and not self.options.data:
+                self._demo_shop(was_published)
+            self._daily()
+            self._docs()
+            self._summarise()
+            self.result["status"] = "published"
+        except BaseException as error:
+            self.result["status"] = "failed"
+            self.result["error"] = error.lines if isinstance(error, StageFailed) else [str(error) or repr(error)]
+            raise
+        finally:
+            self.result["finished_at"] = datetime.now(UTC).isoformat(timespec="seconds")
+            self.result["seconds"] = round(time.time() - self.options.started, 1)
+            self._save()
+
+    def _was_published(self) -> bool:
+        """Whether the run before this one published, so that the demo shop may move on."""
+        try:
+            return bool(json.loads(self._last_run.read_text())["is_published"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return False
+
+    def _demo_shop(self, was_published: bool) -> None:
+        memory = Memory.load(self.home.home)
+        lines = self.options.lines
+        if memory and lines and lines != memory.config.lines:
+            raise UserError(
+                f"the demo shop in {self.home.home} was opened with {memory.config.lines} lines: leave out --lines, or "
+                "choose another --home"
+            )
+        if memory is None:
+            self._command("demo shop", "demo-shop", "init", *(["--lines", str(lines)] if lines else []))
+        elif memory.reached == 0:  # its opening was interrupted, and is repeated
+            config = memory.config
+            history = ["--seed", str(config.seed), "--start", str(config.start), "--days", str(config.days)]
+            self._command("demo shop", "demo-shop", "init", *history, "--lines", str(config.lines))
+        elif was_published:
+            self._command("demo shop", "demo-shop", "advance")
+
+    def _daily(self) -> None:
+        """`meltano run daily`; its tasks are stages of their own, the rest is Meltano's own time."""
+        started = time.monotonic()
+        tasks = list(DAILY)
+        spent = 0.0
+        self._begin(tasks[0])
+
+        def on_line(line: str) -> None:
+            nonlocal spent
+            event = _meltano_event(line)
+            self._take(f"{event.get('name', 'meltano'):<16} {event['event']}", event["event"])
+            if event["event"] == "Block run completed" and event.get("success", True):
+                spent += event["duration_seconds"]
+                self._note(tasks.pop(0), event["duration_seconds"])
+                if tasks:
+                    self._begin(tasks[0])
+
+        # --force: the lock of this home says that no run is at work, so what Meltano remembers is a killed one.
+        code = self._start(["meltano", "--log-format", "json", "run", "--force", "daily"], on_line)
+        if code:
+            raise StageFailed(tasks[0] if tasks else "meltano", what_matters(self._lines))
+        self.result["is_published"] = True
+        self._note("meltano", time.monotonic() - started - spent)
+
+    def _docs(self) -> None:
+        """One HTML file that needs no server and no network."""
+        self._command("docs", "dbt", "docs", "generate", "--static")
+        page = self.home.home / "docs" / "index.html"
+        page.parent.mkdir(exist_ok=True)
+        beside = page.with_suffix(".next")
+        shutil.copyfile(self.home.home / "dbt" / "static_index.html", beside)
+        beside.replace(page)
+
+    def _summarise(self) -> None:
+        self._begin("summary")
+        started = time.monotonic()
+        file = self.home.published_file
+        version = published_version(file)
+        self.result["build"] = summary.build(self.home)
+        self.result["published"] = {"version": version.version if version else None, "file": str(file)}
+        self.result["revenue"] = summary.revenue(file)
+        self.result["changes"] = summary.changes(file.parent / "previous.duckdb", file)
+        self._note("summary", time.monotonic() - started)
+
+    def _command(self, stage: str, *command: str) -> None:
+        """A stage that is one command."""
+        self._begin(stage)
+        started = time.monotonic()
+        if self._start(list(command), lambda line: self._take(f"{command[0]:<16} {line}", line)):
+            raise StageFailed(stage, what_matters(self._lines))
+        self._note(stage, time.monotonic() - started)
+
+    def _start(self, command: list[str], on_line: Any) -> int:
+        environment = os.environ | {
+            "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "WAREHOUSE_SHOP": self.home.shop,
+            "WAREHOUSE_HOME": str(self.home.home),
+            "WAREHOUSE_DATA": str(self.home.data),
+            # What Meltano would keep in the project's and the user's folders.
+            "MELTANO_SYS_DIR_ROOT": str(self.home.home / "meltano"),
+            "XDG_STATE_HOME": str(self.home.home / "meltano"),
+            "DBT_PROJECT_DIR": str(PROJECT_ROOT / "dbt_project"),
+            "DBT_PROFILES_DIR": str(PROJECT_ROOT / "dbt_project"),
+            "DBT_USE_COLORS": "false",
+            "PYTHONUNBUFFERED": "1",
+        }
+        try:
+            return commands.run(
+                [str(BIN / command[0]), *command[1:]],
+                folder=PROJECT_ROOT,
+                environment=environment,
+                on_start=self._remember_group,
+                on_line=on_line,
+            )
+        finally:
+            try:
+                self.result["streams"] = summary.streams(self.home, self._since)
+            finally:
+                self._remember_group(None)
+
+    def _remember_group(self, group: int | None) -> None:
+        """Write into the lock which process group is ours, for the next run if this one is killed."""
+        self._lock.seek(0)
+        self._lock.truncate()
+        self._lock.write(str(group or ""))
+        self._lock.flush()
+
+    def _begin(self, stage: str) -> None:
+        self.result["stage"] = stage
+        self._lines.clear()
+        self.progress.begin(stage)
+
+    def _take(self, logged: str, shown: str) -> None:
+        with self._log_file.open("a") as log:
+            log.write(f"{datetime.now(UTC):%H:%M:%S} {plain(logged)}\n")
+        self._lines.append(plain(shown))
+        self.progress.line(shown)
+
+    def _note(self, stage: str, seconds: float) -> None:
+        self.result["stages"].append({"name": stage, "seconds": round(seconds, 2)})
+        self.progress.end(stage, seconds)
+
+    def _save(self) -> None:
+        beside = self._last_run.with_suffix(".next")
+        beside.write_text(json.dumps(self.result, indent=2) + "\n")
+        beside.replace(self._last_run)
+
+    def next_commands(self) -> list[tuple[str, str]]:
+        """Three commands to try next, with what they do."""
+        again = "scripts/run"
+        variables = ""
+        default_home = ".warehouse"
+        if self.home.shop != DEFAULT_SHOP:
+            again += f" --shop {self.home.shop}"
+            variables = f"WAREHOUSE_SHOP={self.home.shop} "
+            default_home += f"-{self.home.shop}"
+        if self.home.home != PROJECT_ROOT / default_home:
+            again += f" --home {self.home.home}"
+            variables += f"WAREHOUSE_HOME={self.home.home} "
+        if self.options.data:
+            again += f" --data {self.options.data}"
+        why = "take up new files" if self.options.data else "one day later"
+        query = "from mart_daily_sales order by date_id desc limit 7"
+        return [
+            (again, why),
+            (
+                f".venv/bin/python -c \"import duckdb; print(duckdb.connect('{self.home.published_file}', "
+                f"read_only=True).sql('{query}'))\"",
+                "the last week's sales",
+            ),
+            (f"{variables}.venv/bin/dbt docs serve", f"models and lineage; also {self.home.home / 'docs/index.html'}"),
+        ]
+
+
+def what_matters(lines: list[str]) -> list[str]:
+    """The few lines of a failed command that say why: dbt's list of errors, else the telling ones, else the last."""
+    told = [line.strip() for line in lines if line.strip() and "compiled code at" not in line.lower()]
+    for index, line in enumerate(told):
+        if "Completed with" in line or "Encountered an error" in line:
+            return told[index : index + SHOWN_LINES]
+    telling = [line for line in told if _TELLING.search(line)]
+    return (telling or told)[-SHOWN_LINES:]
+
+
+def _meltano_event(line: str) -> dict[str, Any]:
+    """A line of Meltano's JSON log; what is not JSON is an event of its own."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {"event": line}
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else {"event": line}
+
+
+@contextmanager
+def only_run(home: Settings) -> Iterator[IO[str]]:
+    """Hold the lock of a warehouse, and end what a killed run left at work.
+
+    Raises:
+        UserError: another run is at work.
+    """
+    home.home.mkdir(parents=True, exist_ok=True)
+    with (home.home / "run.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another scripts/run is at work on {home.home}: wait for it, or stop it first") from error
+        lock.seek(0)
+        group = lock.read().strip()
+        if group.isdigit() and commands.end_leftovers(int(group), BIN):
+            print("Ended what a killed run had left at work.", flush=True)
+        yield lock
+
+
+def resolve(options: argparse.Namespace) -> Settings:
+    """The warehouse that the options name; they win over the environment.
+
+    Raises:
+        UserError: an unknown shop, a data folder that is not there, or an option that does not fit the shop.
+    """
+    for name, value in (("WAREHOUSE_SHOP", options.shop), ("WAREHOUSE_HOME", options.home)):
+        if value:
+            os.environ[name] = value if name == "WAREHOUSE_SHOP" else str(Path(value).expanduser().resolve())
+    if options.data:
+        options.data = str(Path(options.data).expanduser().resolve())
+        os.environ["WAREHOUSE_DATA"] = options.data
+    options.data = os.environ.get("WAREHOUSE_DATA")
+    home = settings.load()
+    if not home.streams_file.exists():
+        known = ", ".join(sorted(file.stem for file in home.streams_file.parent.glob("*.yml")))
+        raise UserError(f"there is no shop '{home.shop}' (known: {known}); a new one starts with {home.streams_file}")
+    if options.data and not home.data.is_dir():
+        raise UserError(f"--data {home.data} is not a folder")
+    if home.shop != DEFAULT_SHOP and not options.data and not home.data.is_dir():
+        raise UserError(f"say where the files of {home.shop} are: scripts/run --shop {home.shop} --data FOLDER")
+    if options.lines and (home.shop != DEFAULT_SHOP or options.data):
+        raise UserError("--lines is the size of the demo shop; it means nothing for your own files")
+    return home
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/run",
+        description="Run the whole job for one shop: extract, load, build, test, publish, document, summarise. "
+        "Without --data it is the demo shop, which lives one day more at each run after a published one.",
+    )
+    parser.add_argument("--shop", help=f"the shop of this warehouse (default: {DEFAULT_SHOP})")
+    parser.add_argument("--data", metavar="FOLDER", help="read the files of this folder instead of the demo shop's")
+    parser.add_argument(
+        "--home", metavar="FOLDER", help="where everything is kept (default: .warehouse or .warehouse-SHOP)"
+    )
+    parser.add_argument("--lines", type=int, metavar="N", help="open the demo shop with about so many order lines")
+    parser.add_argument("--started", type=_seconds, default=time.time(), help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def _seconds(text: str) -> float:
+    """Seconds since 1970 as bash writes them: some locales have a decimal comma."""
+    return float(text.replace(",", "."))
+
+
+def main() -> int:
+    """Run; the exit code is 0 only when the marts are published and documented."""
+    options = parse()
+    run = None
+    try:
+        with commands.interruptible():
+            home = resolve(options)
+            with only_run(home) as lock:
+                with Progress() as progress:
+                    run = Run(home, options, lock, progress)
+                    run.execute()
+                print("\n" + summary.text(run.result, run.next_commands()))
+                return 0
+    except StageFailed as error:
+        print(f"\nscripts/run: {error}. What it said:", file=sys.stderr)
+        print("\n".join(f"    {line}" for line in error.lines), file=sys.stderr)
+        code = 1
+    except UserError as error:
+        print(f"scripts/run: {error}", file=sys.stderr)
+        code = 1
+    except Interrupted as error:
+        print(f"\nscripts/run: {error}; nothing of it is left at work", file=sys.stderr)
+        code = 128 + error.signal_number
+    if run:
+        published = "" if run.result["is_published"] else "; what was published before stays"
+        print(f"Everything it wrote: {run.result['log']}{published}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
