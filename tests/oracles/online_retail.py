@@ -72,6 +72,7 @@ def compute(folder: Path) -> dict[str, pd.DataFrame]:
         "fact_adjustments": fact_adjustments.drop(columns="day"),
         "dim_users": dim_users,
         "dim_products": dim_products,
+        "dim_date": _dim_date(daily["date"]),
         "mart_daily_sales": daily[
             [
                 "date_id",
@@ -295,6 +296,23 @@ def _dim_products(lines: pd.DataFrame) -> pd.DataFrame:
             "category": UNKNOWN,
             "price": [*latest["price"].astype(object).where(has_price, None), None],
             "deleted_at": pd.NaT,
+        }
+    )
+
+
+def _dim_date(days: pd.Series) -> pd.DataFrame:
+    """All days of the years in which something happened."""
+    dates = pd.Series(pd.date_range(f"{days.min()[:4]}-01-01", f"{days.max()[:4]}-12-31", freq="D"))
+    return pd.DataFrame(
+        {
+            "date_id": _date_id(dates.dt.strftime("%Y-%m-%d")),
+            "date": dates.dt.strftime("%Y-%m-%d"),
+            "year": dates.dt.year,
+            "quarter": dates.dt.quarter,
+            "month": dates.dt.month,
+            "day": dates.dt.day,
+            "day_of_week": dates.dt.dayofweek + 1,
+            "is_weekend": dates.dt.dayofweek >= 5,
         }
     )
 
