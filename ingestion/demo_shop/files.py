@@ -18,31 +18,36 @@ SCRATCH = ".writing"
 
 @dataclass(frozen=True)
 class FileStream:
-    """One stream's folder and formats: `history` for monthly files, `daily` for the files after it."""
+    """One stream's folder (its name) and endings: `history` for monthly files, `daily` for the files after them."""
 
     name: str
     history: str
     daily: str
     header: str | None = None
 
+    @property
+    def entity(self) -> str:
+        """What the stream holds: its name without the system's."""
+        return self.name.partition("-")[2]
+
 
 STREAMS = (
     FileStream(
-        "orders", "csv.gz", "csv",
+        "shop-orders", "csv.gz", "csv",
         "order_id,user_id,status,ordered_at,cancelled_at,shipping_cost,currency,updated_at,deleted_at",
     ),
     FileStream(
-        "order_items", "csv.gz", "csv",
+        "shop-order_items", "csv.gz", "csv",
         "order_line_id,order_id,product_id,quantity,unit_price,discount,created_at,updated_at,deleted_at",
     ),
     FileStream(
-        "refunds", "csv.gz", "csv",
+        "shop-refunds", "csv.gz", "csv",
         "refund_id,order_line_id,order_id,amount,reason,refunded_at,updated_at,deleted_at",
     ),
-    FileStream("users", "jsonl.gz", "jsonl"),
-    FileStream("products", "jsonl.zst", "jsonl"),
-    FileStream("events", "parquet", "parquet"),
-    FileStream("stock_levels", "csv.zst", "csv", "product_id,quantity_on_hand,recorded_at"),
+    FileStream("crm-users", "jsonl.gz", "jsonl"),
+    FileStream("catalog-products", "jsonl.zst", "jsonl"),
+    FileStream("web-events", "parquet", "parquet"),
+    FileStream("stock-stock_levels", "csv.zst", "csv", "product_id,quantity_on_hand,recorded_at"),
 )  # fmt: skip
 _OWN_FILE = re.compile(r"\d{4}-\d{2}(-\d{2})?\.(csv|jsonl|parquet)(\.gz|\.zst)?")
 

@@ -30,7 +30,7 @@ class Stream:
 
 _VERSION = {"updated_at": MOMENT, "deleted_at": MOMENT}
 STREAMS = {
-    "orders": Stream(
+    "shop-orders": Stream(
         ("order_id",),
         ("order_id", "user_id", "status", "ordered_at", "cancelled_at", "shipping_cost", "currency", *_VERSION),
         {
@@ -42,7 +42,7 @@ STREAMS = {
             **_VERSION,
         },
     ),
-    "order_items": Stream(
+    "shop-order_items": Stream(
         ("order_line_id",),
         (
             *("order_line_id", "order_id", "product_id", "quantity", "unit_price", "discount", "created_at"),
@@ -59,7 +59,7 @@ STREAMS = {
             **_VERSION,
         },
     ),
-    "refunds": Stream(
+    "shop-refunds": Stream(
         ("refund_id",),
         ("refund_id", "order_line_id", "order_id", "amount", "reason", "refunded_at", *_VERSION),
         {
@@ -71,17 +71,17 @@ STREAMS = {
             **_VERSION,
         },
     ),
-    "users": Stream(
+    "crm-users": Stream(
         ("user_id",),
         ("user_id", "name", "email", "phone", "age", "country", "registered_at", *_VERSION),
         {"user_id": INTEGER, "registered_at": MOMENT, **_VERSION},
     ),
-    "products": Stream(
+    "catalog-products": Stream(
         ("product_id",),
         ("product_id", "name", "category", "price", *_VERSION),
         {"product_id": INTEGER, "price": MONEY, **_VERSION},
     ),
-    "stock_levels": Stream(
+    "stock-stock_levels": Stream(
         ("product_id", "recorded_at"),
         ("product_id", "quantity_on_hand", "recorded_at"),
         {"product_id": INTEGER, "quantity_on_hand": INTEGER, "recorded_at": MOMENT},
@@ -137,7 +137,7 @@ def money(text: pd.Series) -> pd.Series:
 
 @dataclass(frozen=True)
 class Source:
-    """All good records per stream, typed, one row per received version, and the broken ones.
+    """The good records per entity (`orders`), one row per version; the broken ones per stream (`shop-orders`).
 
     Money is in ten-thousandths (Int64), moments are naive UTC, ids Int64, all else text or null. A broken record is
     {"source_file", "line_number", "reason"}.
@@ -151,10 +151,10 @@ def read(source: Path) -> Source:
     """Read all files of a demo shop below `source`. Raises UserError when there are none."""
     tables, quarantine = {}, {}
     for name, stream in STREAMS.items():
-        tables[name], quarantine[name] = _read_stream(source, name, stream)
+        tables[name.partition("-")[2]], quarantine[name] = _read_stream(source, name, stream)
     if all(table.empty for table in tables.values()):
         raise UserError(f"{source} holds no files of the demo shop: run `demo-shop init` first, or name the folder")
-    return Source(tables, quarantine | {"events": []})
+    return Source(tables, quarantine | {"web-events": []})
 
 
 def _read_stream(source: Path, name: str, stream: Stream) -> tuple[pd.DataFrame, list[dict[str, Any]]]:

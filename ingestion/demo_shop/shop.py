@@ -15,8 +15,8 @@ from ingestion.demo_shop.streams import Streams
 from ingestion.demo_shop.world import Config, World
 from ingestion.errors import UserError
 
-LINES_AT_ONCE = 300_000
-"""About so many order lines are made at once: this bounds the memory, whatever the shop's size."""
+ORDERS_AT_ONCE = 100_000
+"""No more orders than these are made at once, a single day's apart: this bounds the memory, whatever the history."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,12 @@ def _months(config: Config) -> Iterator[tuple[str, int, int]]:
 
 
 def _write(streams: Streams, data: Path, label: str, first: int, end: int, *, is_history: bool) -> None:
-    config = streams.world.config
-    step = max(1, LINES_AT_ONCE * config.days // config.lines)
     period = files.Period(data, label, is_history=is_history)
-    for part in range(first, end, step):
-        until = min(part + step, end)
+    part = first
+    while part < end:
+        until = min(end, max(part + 1, streams.world.day_after_orders(part, ORDERS_AT_ONCE)))
         for stream in files.STREAMS:
-            rows = getattr(streams, stream.name)(part, until)
-            period.write(stream, rows, broken.records(streams.dice, stream.name, part, until))
+            rows = getattr(streams, stream.entity)(part, until)
+            period.write(stream, rows, broken.records(streams.dice, stream.entity, part, until))
+        part = until
     period.publish()

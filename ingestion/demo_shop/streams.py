@@ -165,9 +165,12 @@ class Streams:
     def refunds(self, first: int, end: int) -> pa.Array:
         """CSV lines of refunds. No refund follows its order's cancellation, and none exceeds its line."""
         shop, dice = self.world, self.dice
-        lines = shop.lines_of(shop.orders_of(first - 42, end))
-        # Among them some whose line never arrives.
-        lines = lines[dice.hit("refunded", lines, 26) | shop.is_line_missing(lines)]
+        # The look-back is long: filter it day by day, not as a whole. Among the chosen, some lines never arrive.
+        chosen = []
+        for day in range(max(first - 42, 0), end):
+            of_day = shop.lines_of(shop.orders_of(day, day + 1))
+            chosen.append(of_day[dice.hit("refunded", of_day, 26) | shop.is_line_missing(of_day)])
+        lines = np.concatenate(chosen)
         ending = shop.ending(lines // 10)
         lines = lines[(ending >= world.CANCELLED_LATE) & ~shop.is_order_missing(lines // 10)]
         quantity, price, discount = shop.line_amounts(lines)

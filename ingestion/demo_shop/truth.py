@@ -45,13 +45,14 @@ def marts(source: reading.Source) -> dict[str, pd.DataFrame]:
     users = dim_users(current(source.tables["users"], "user_id"))
     products = dim_products(current(source.tables["products"], "product_id"))
     facts = _Facts(source.tables, set(users["user_id"]), set(products["product_id"]))
+    days = pd.concat([facts.sales["date_id"], facts.refunds["date_id"], facts.adjustments["date_id"]])
     result = {
         "fact_orders": facts.sales,
         "fact_refunds": facts.refunds,
         "fact_adjustments": facts.adjustments,
         "dim_users": users,
         "dim_products": products,
-        "dim_date": dim_date(pd.concat([facts.sales, facts.refunds, facts.adjustments])["date_id"]),
+        "dim_date": dim_date(days),
         "mart_daily_sales": facts.daily_sales(),
         "mart_money_reconciliation": facts.reconciliation(),
     }
@@ -167,7 +168,9 @@ def _with_member(table: pd.DataFrame, member: dict[str, Any]) -> pd.DataFrame:
 
 
 def dim_date(date_ids: pd.Series) -> pd.DataFrame:
-    """Every day of the years that have facts."""
+    """Every day of the years that have facts; none without facts."""
+    if date_ids.empty:
+        return dim_date(pd.Series([20240101])).head(0)
     first, last = int(date_ids.min()) // 10_000, int(date_ids.max()) // 10_000
     day = pd.Series(pd.date_range(f"{first}-01-01", f"{last}-12-31", unit="us"))
     return pd.DataFrame(
@@ -481,4 +484,6 @@ def _decimals(ten_thousandths: pd.Series) -> pa.Array:
 
 
 def _arrow(table: pd.DataFrame) -> pa.Table:
-    return pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    types = [pa.string() if pa.types.is_large_string(field.type) else field.type for field in arrow.schema]
+    return arrow.cast(pa.schema(zip(arrow.column_names, types, strict=True)))

@@ -159,6 +159,11 @@ class World:
         low, high = self._orders_before[max(first, 0)], self._orders_before[max(end, 0)]
         return np.arange(low + 1, high + 1)
 
+    def day_after_orders(self, first: int, count: int) -> int:
+        """The last day such that first <= day has at most `count` orders before it."""
+        most = self._orders_before[first] + count
+        return int(np.searchsorted(self._orders_before, most, side="right")) - 1
+
     def order_day(self, orders: np.ndarray) -> np.ndarray:
         """The day of each order."""
         return np.searchsorted(self._orders_before, orders, side="left") - 1
