@@ -119,11 +119,11 @@ def _md5(text: str) -> str:
 
 def _row_hashes(lines: pd.DataFrame) -> list[str]:
     """The contract's `_sdc_row_hash` of each line; an empty field is null."""
-    columns = sorted(COLUMNS)
-    rows = zip(*(lines[column] for column in columns), strict=True)
-    return [
-        _md5("".join(f"{len(n)}:{n}{len(v)}:{v}" for n, v in zip(columns, row, strict=True) if v != "")) for row in rows
-    ]
+    parts = []
+    for name in sorted(COLUMNS):
+        of_value = {value: f"{len(name)}:{name}{len(value)}:{value}" for value in lines[name].unique()}
+        parts.append(lines[name].map(of_value | {"": ""}).tolist())
+    return [_md5("".join(row)) for row in zip(*parts, strict=True)]
 
 
 def _classified(lines: pd.DataFrame) -> pd.DataFrame:
