@@ -1,0 +1,79 @@
+{#- Times. Every timestamp in the warehouse is UTC without a zone; a day is a day of the shop's time zone. -#}
+
+{#- UTC from a `timestamp with time zone`. -#}
+{% macro naive_utc(expression) -%}
+    {{ adapter.dispatch('naive_utc')(expression) }}
+{%- endmacro %}
+
+{% macro duckdb__naive_utc(expression) -%}
+    timezone('UTC', {{ expression }})
+{%- endmacro %}
+
+{#- UTC from text in any format of docs/contracts.md, "Staging interface"; null when it is none of them.
+    Without an offset, the text is in the shop's source_time_zone. -#}
+{% macro to_utc_timestamp(column) -%}
+    {{ adapter.dispatch('to_utc_timestamp')(column) }}
+{%- endmacro %}
+
+{% macro duckdb__to_utc_timestamp(column) -%}
+    {%- set text = 'trim(' ~ column ~ ')' -%}
+    {%- set zone = shop_setting('source_time_zone') -%}
+    {%- set local_time -%}
+        case
+            when {{ text }} similar to '\d{4}-\d{2}-\d{2}([ T].*)?' then try_cast({{ text }} as timestamp)
+            else try_strptime(
+                {{ text }},
+                [
+                    '%d/%m/%Y %H:%M:%S', '%d/%m/%Y %H:%M', '%Y/%m/%d %H:%M:%S', '%Y/%m/%d %H:%M',
+                    '%b %d, %Y %H:%M:%S', '%b %d, %Y %H:%M'
+                ]
+            )
+        end
+    {%- endset -%}
+    case
+        when {{ text }} similar to '\d{10}' then epoch_ms(cast({{ text }} as bigint) * 1000)
+        when {{ text }} similar to '\d{13}' then epoch_ms(cast({{ text }} as bigint))
+        when {{ text }} similar to '\d{4}-\d{2}-\d{2}[ T].*(Z|[+-]\d{2}:\d{2})'
+            then timezone('UTC', try_cast({{ text }} as timestamptz))
+        {%- if zone == 'UTC' %}
+        else {{ local_time }}
+        {%- else %}
+        else timezone('UTC', timezone('{{ zone }}', {{ local_time }}))
+        {%- endif %}
+    end
+{%- endmacro %}
+
+{#- The day in the shop's time zone of a UTC timestamp. -#}
+{% macro shop_day(expression) -%}
+    {{ adapter.dispatch('shop_day')(expression) }}
+{%- endmacro %}
+
+{% macro duckdb__shop_day(expression) -%}
+    cast(timezone('{{ shop_setting("time_zone") }}', timezone('UTC', {{ expression }})) as date)
+{%- endmacro %}
+
+{#- yyyymmdd as a whole number, from a date. -#}
+{% macro day_number(day) -%}
+    cast(
+        extract(year from {{ day }}) * 10000 + extract(month from {{ day }}) * 100 + extract(day from {{ day }}) as integer
+    )
+{%- endmacro %}
+
+{#- yyyymmdd of the shop's day of a UTC timestamp. -#}
+{% macro date_id(expression) -%}
+    {{ day_number(shop_day(expression)) }}
+{%- endmacro %}
+
+{#- Day of the week of a date, 1 = Monday to 7 = Sunday. -#}
+{% macro day_of_week(day) -%}
+    {{ adapter.dispatch('day_of_week')(day) }}
+{%- endmacro %}
+
+{% macro duckdb__day_of_week(day) -%}
+    cast(isodow({{ day }}) as integer)
+{%- endmacro %}
+
+{#- A date moved by a whole number of days. -#}
+{% macro add_days(day, days) -%}
+    cast({{ dateadd('day', days, day) }} as date)
+{%- endmacro %}

@@ -1,0 +1,128 @@
+{#- Incremental by load id. Every build reads raw up to one bound (ops.load_bound). Each incremental model has a watermark, in the
+    database of the model and written in the model's transaction: all loads up to it are in the model. -#}
+
+{% macro ops_database() -%}
+    {{ return(target.database) }}
+{%- endmacro %}
+
+{#- The load id up to which this build reads raw. -#}
+{% macro load_bound() -%}
+    (select load_bound.load_id from {{ ops_database() }}.ops.load_bound as load_bound)
+{%- endmacro %}
+
+{#- The load id up to which this model is built. A subquery, so that compiled code does not change from run to run. -#}
+{% macro watermark() -%}
+    (
+        select coalesce(max(watermarks.load_id), -1)
+        from {{ this.database }}.ops.watermarks as watermarks
+        where watermarks.model = '{{ this.identifier }}'
+    )
+{%- endmacro %}
+
+{#- A condition: the load id in `column` is beyond what this model is built with (on a full build: true). -#}
+{% macro is_news(column) -%}
+    {%- if is_incremental() -%}
+        {{ column }} > {{ watermark() }}
+    {%- else -%}
+        true
+    {%- endif -%}
+{%- endmacro %}
+
+{#- A condition: `column` names an order that changed since this model was built (on a full build: true).
+    Call it in a model, so that dbt sees the reference. -#}
+{% macro is_touched(column) -%}
+    {%- set touched = ref('int_orders__touched') -%}
+    {%- if is_incremental() -%}
+        {{ column }} in (
+            select touched_orders.order_id
+            from {{ touched }} as touched_orders
+            where touched_orders._changed_load_id > {{ watermark() }}
+        )
+    {%- else -%}
+        true
+    {%- endif -%}
+{%- endmacro %}
+
+{#- Pre-hook of models with the strategy `append`: what such a model holds of touched orders goes, and the model appends what
+    survives, in one transaction. -#}
+{% macro remove_touched_orders() -%}
+    {%- if execute and config.get('incremental_strategy') == 'append' and is_incremental() -%}
+        delete from {{ this }} where {{ is_touched('order_id') }}
+    {%- endif -%}
+{%- endmacro %}
+
+{#- Post-hook of incremental models, in the model's transaction. A model is never ahead of the models it reads, so that a build
+    of a selection leaves nothing behind for good. After --empty or --sample the model counts as never built. -#}
+{% macro advance_watermark() -%}
+    {%- if execute and config.get('materialized') == 'incremental' -%}
+        delete from {{ this.database }}.ops.watermarks where model = '{{ this.identifier }}';
+        {%- if not flags.EMPTY and not flags.SAMPLE %}
+        insert into {{ this.database }}.ops.watermarks (model, load_id, logic_hash)
+        select
+            '{{ this.identifier }}' as model,
+            min(bounds.load_id) as load_id,
+            '{{ logic_hash(model.unique_id) }}' as logic_hash
+        from (
+            select {{ load_bound() }} as load_id
+            {%- for upstream in incremental_parents(model.unique_id) %}
+            union all
+            select coalesce(max(watermarks.load_id), -1) as load_id
+            from {{ upstream.database }}.ops.watermarks as watermarks
+            where watermarks.model = '{{ upstream.alias }}'
+            {%- endfor %}
+        ) as bounds
+        {%- endif -%}
+    {%- endif -%}
+{%- endmacro %}
+
+{#- The incremental models that a model reads, directly or through models that are not incremental. -#}
+{% macro incremental_parents(unique_id) -%}
+    {%- set found = [] -%}
+    {%- for parent_id in graph.nodes[unique_id].depends_on.nodes if parent_id in graph.nodes -%}
+        {%- set parent = graph.nodes[parent_id] -%}
+        {%- if parent.config.materialized == 'incremental' -%}
+            {%- do found.append(parent) -%}
+        {%- elif parent.resource_type == 'model' -%}
+            {%- do found.extend(incremental_parents(parent_id)) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {{ return(found) }}
+{%- endmacro %}
+
+{#- A hash of all that decides what a model holds: its code and contract, the models and seeds it reads, the project's macros
+    that they use, and the shop's settings. -#}
+{% macro logic_hash(unique_id) -%}
+    {%- set node_ids = [] -%}
+    {%- do collect_nodes(unique_id, node_ids) -%}
+    {%- set parts = [tojson(var('shops')[shop()], sort_keys=true)] -%}
+    {%- set macro_ids = [] -%}
+    {%- for node_id in node_ids | sort -%}
+        {%- set node = graph.nodes[node_id] -%}
+        {%- do parts.append(node_id ~ node.checksum.checksum ~ (node.contract.checksum if node.contract else '')) -%}
+        {%- for macro_id in node.depends_on.macros -%}
+            {%- do collect_macros(macro_id, macro_ids) -%}
+        {%- endfor -%}
+    {%- endfor -%}
+    {%- for macro_id in macro_ids | sort -%}
+        {%- do parts.append(macro_id ~ context[macro_id.split('.')[-1]].macro.macro_sql) -%}
+    {%- endfor -%}
+    {{ return(local_md5(parts | join('\n'))) }}
+{%- endmacro %}
+
+{% macro collect_nodes(unique_id, found) -%}
+    {%- if unique_id in graph.nodes and unique_id not in found -%}
+        {%- do found.append(unique_id) -%}
+        {%- for parent_id in graph.nodes[unique_id].depends_on.nodes | default([]) -%}
+            {%- do collect_nodes(parent_id, found) -%}
+        {%- endfor -%}
+    {%- endif -%}
+{%- endmacro %}
+
+{% macro collect_macros(macro_id, found) -%}
+    {%- if macro_id.startswith('macro.' ~ project_name ~ '.') and macro_id not in found -%}
+        {%- do found.append(macro_id) -%}
+        {%- for used_id in context[macro_id.split('.')[-1]].macro.depends_on.macros -%}
+            {%- do collect_macros(used_id, found) -%}
+        {%- endfor -%}
+    {%- endif -%}
+{%- endmacro %}

@@ -1,0 +1,175 @@
+{#- What happens before and after each `dbt build` and `dbt run` (on-run-start, on-run-end). Other commands leave no trace. -#}
+
+{% macro start_build() -%}
+    {%- if execute and flags.WHICH in ['build', 'run', 'retry'] -%}
+        {%- do check_raw() -%}
+        {%- do create_ops_tables() -%}
+        {%- do run_query("delete from " ~ ops_database() ~ ".ops.load_bound") -%}
+        {%- do run_query(
+            "insert into " ~ ops_database() ~ ".ops.load_bound select max(load_id), now() from "
+            ~ source('ops', 'loads')
+        ) -%}
+        {%- do drop_outdated_models() -%}
+        {%- do record_start() -%}
+    {%- endif -%}
+{%- endmacro %}
+
+{#- One clear line instead of a model's error when raw cannot be built from. -#}
+{% macro check_raw() -%}
+    {%- set how = "run `meltano run ingest` (or scripts/run) first." -%}
+    {%- set ledger = load_relation(source('ops', 'loads')) -%}
+    {%- set loads = 0 -%}
+    {%- if ledger -%}
+        {%- set loads = run_query("select count(*) from " ~ ledger).rows[0][0] -%}
+    {%- endif -%}
+    {%- if not loads -%}
+        {%- do exceptions.raise_compiler_error("No data has been loaded yet: " ~ how) -%}
+    {%- endif -%}
+
+    {%- set held = run_query("select shop from " ~ source('ops', 'warehouse')).rows -%}
+    {%- if held and held[0][0] != shop() -%}
+        {%- do exceptions.raise_compiler_error(
+            "This warehouse holds the shop " ~ held[0][0] ~ ", but WAREHOUSE_SHOP is " ~ shop()
+            ~ ": set WAREHOUSE_SHOP=" ~ held[0][0] ~ ", or another WAREHOUSE_HOME."
+        ) -%}
+    {%- endif -%}
+
+    {%- set missing = [] -%}
+    {%- for node in raw_sources() -%}
+        {%- if not adapter.get_relation(node.database, node.schema, node.identifier) -%}
+            {%- do missing.append(node.source_name | replace('raw_', '', 1) ~ '-' ~ node.identifier) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {%- if missing -%}
+        {%- do exceptions.raise_compiler_error(
+            "Nothing has been loaded from these streams of " ~ shop() ~ ": " ~ missing | join(", ") ~ "; " ~ how
+        ) -%}
+    {%- endif -%}
+{%- endmacro %}
+
+{#- The raw tables that this shop's staging reads, from the parsed project. -#}
+{% macro raw_sources() -%}
+    {%- set found = [] -%}
+    {%- for node in graph.sources.values() | sort(attribute='unique_id') if node.source_name.startswith('raw_') -%}
+        {%- do found.append(node) -%}
+    {%- endfor -%}
+    {{ return(found) }}
+{%- endmacro %}
+
+{% macro create_ops_tables() -%}
+    {%- set ops = ops_database() ~ ".ops" -%}
+    {%- do run_query("create table if not exists " ~ ops ~ ".load_bound (load_id bigint, fixed_at timestamptz)") -%}
+    {%- do run_query(
+        "create table if not exists " ~ ops ~ ".builds (invocation_id varchar, command varchar, is_complete boolean, "
+        ~ "status varchar, load_bound bigint, shop varchar, started_at timestamptz, finished_at timestamptz, "
+        ~ "models_built bigint, tests_passed bigint, failures bigint)"
+    ) -%}
+    {%- for database in model_databases() -%}
+        {%- do commit_now() -%}
+        {%- do run_query("create schema if not exists " ~ database ~ ".ops") -%}
+        {%- do run_query(
+            "create table if not exists " ~ database ~ ".ops.watermarks "
+            ~ "(model varchar, load_id bigint, logic_hash varchar)"
+        ) -%}
+        {%- do run_query("create table if not exists " ~ database ~ ".ops.unpublished (model varchar)") -%}
+    {%- endfor -%}
+    {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.config.meta.get('entities') -%}
+        {%- do commit_now() -%}
+        {%- set absent = node.config.meta.entities | reject('in', shop_setting('entities')) | list -%}
+        {%- set unpublished = node.database ~ ".ops.unpublished" -%}
+        {%- do run_query("delete from " ~ unpublished ~ " where model = '" ~ node.alias ~ "'") -%}
+        {%- if absent -%}
+            {%- do run_query("insert into " ~ unpublished ~ " values ('" ~ node.alias ~ "')") -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {%- do commit_now() -%}
+{%- endmacro %}
+
+{#- DuckDB writes one database per transaction, and dbt may have one open. -#}
+{% macro commit_now() -%}
+    {%- do adapter.dispatch('commit_now')() -%}
+{%- endmacro %}
+
+{% macro duckdb__commit_now() -%}
+    {%- do adapter.ensure_transaction() -%}
+    {%- do adapter.commit() -%}
+{%- endmacro %}
+
+{% macro model_databases() -%}
+    {%- set found = [] -%}
+    {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.database not in found -%}
+        {%- do found.append(node.database) -%}
+    {%- endfor -%}
+    {{ return(found) }}
+{%- endmacro %}
+
+{#- A selected incremental model whose logic changed, or that is ahead of raw (raw was rebuilt), is dropped, so that dbt builds
+    it in full. -#}
+{% macro drop_outdated_models() -%}
+    {%- for database in model_databases() -%}
+        {%- set watermarks = {} -%}
+        {%- for row in run_query("select model, logic_hash, load_id > " ~ load_bound() ~ " from " ~ database ~ ".ops.watermarks").rows -%}
+            {%- do watermarks.update({row[0]: (row[1], row[2])}) -%}
+        {%- endfor -%}
+        {%- for node in graph.nodes.values()
+            if node.unique_id in selected_resources and node.config.materialized == 'incremental'
+            and node.database == database -%}
+            {%- set known = watermarks.get(node.alias, (none, false)) -%}
+            {%- if known[1] or known[0] != logic_hash(node.unique_id) -%}
+                {%- set relation = adapter.get_relation(node.database, node.schema, node.alias) -%}
+                {%- if relation -%}
+                    {%- if known[0] -%}
+                        {%- do log(node.name ~ " is rebuilt in full: " ~ ("raw was rebuilt" if known[1] else "its logic changed"), info=true) -%}
+                    {%- endif -%}
+                    {%- do commit_now() -%}
+                    {%- do adapter.drop_relation(relation) -%}
+                    {%- do commit_now() -%}
+                {%- endif -%}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endfor -%}
+{%- endmacro %}
+
+{#- Complete: `dbt build` of everything, with all rows and the project's own variables. Only such a build can be published. -#}
+{% macro is_complete_build() -%}
+    {%- set filters = [
+        'select', 'exclude', 'selector', 'resource_types', 'exclude_resource_types', 'empty', 'sample', 'vars', 'models',
+    ] -%}
+    {%- set used = [] -%}
+    {%- for name in filters if invocation_args_dict.get(name) -%}
+        {%- do used.append(name) -%}
+    {%- endfor -%}
+    {{ return(flags.WHICH == 'build' and not used) }}
+{%- endmacro %}
+
+{% macro record_start() -%}
+    {%- do run_query(
+        "insert into " ~ ops_database() ~ ".ops.builds (invocation_id, command, is_complete, status, load_bound, shop, started_at) "
+        ~ "select '" ~ invocation_id ~ "', '" ~ flags.WHICH ~ "', " ~ is_complete_build() ~ ", 'running', load_id, '"
+        ~ shop() ~ "', now() from " ~ ops_database() ~ ".ops.load_bound"
+    ) -%}
+{%- endmacro %}
+
+{% macro finish_build(results) -%}
+    {%- if execute and flags.WHICH in ['build', 'run', 'retry'] -%}
+        {%- set counts = {'models': 0, 'tests': 0, 'failures': 0} -%}
+        {%- for result in results -%}
+            {%- set status = result.status | string -%}
+            {%- if status in ['error', 'fail', 'skipped', 'runtime error', 'partial success'] -%}
+                {%- do counts.update({'failures': counts.failures + 1}) -%}
+            {%- elif result.node.resource_type in ['test', 'unit_test'] and status == 'pass' -%}
+                {%- do counts.update({'tests': counts.tests + 1}) -%}
+            {%- elif result.node.resource_type == 'model' -%}
+                {%- do counts.update({'models': counts.models + 1}) -%}
+            {%- endif -%}
+        {%- endfor -%}
+        update {{ ops_database() }}.ops.builds
+        set
+            status = '{{ "failed" if counts.failures or not results else "passed" }}',
+            finished_at = now(),
+            models_built = {{ counts.models }},
+            tests_passed = {{ counts.tests }},
+            failures = {{ counts.failures }}
+        where invocation_id = '{{ invocation_id }}'
+    {%- endif -%}
+{%- endmacro %}

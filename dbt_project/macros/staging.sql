@@ -1,0 +1,42 @@
+{#- What every staging view needs. -#}
+
+{#- The columns with which a staging view ends. `version_at` is the SQL of the source's own order, a UTC timestamp.
+    A delete counts from when it happened, where that is later than the row's own time: otherwise an older version that
+    arrives late would resurrect the row. -#}
+{% macro technical_columns(version_at) -%}
+    case
+        when _sdc_operation = 'delete'
+            then greatest({{ version_at }}, {{ naive_utc('_sdc_deleted_at') }})
+        else {{ version_at }}
+    end as _version_at,
+    _sdc_row_hash as _row_hash,
+    _sdc_operation as _operation,
+    {{ naive_utc('_sdc_deleted_at') }} as _deleted_at,
+    _sdc_source_file as _source_file,
+    _sdc_occurrence as _occurrence,
+    _sdc_sequence as _sequence,
+    _sdc_load_id as _load_id
+{%- endmacro %}
+
+{#- Lower-cased and trimmed; an invalid or missing address becomes the placeholder. -#}
+{% macro clean_email(column) -%}
+    case when {{ is_valid_email(column) }} then lower(trim({{ column }})) else 'unknown@example.com' end
+{%- endmacro %}
+
+{#- Never null: a missing address is not valid. -#}
+{% macro is_valid_email(column) -%}
+    coalesce({{ matches('lower(trim(' ~ column ~ '))', var('email_pattern')) }}, false)
+{%- endmacro %}
+
+{#- Digits only; null when none is left. -#}
+{% macro clean_phone(column) -%}
+    nullif({{ digits_of(column) }}, '')
+{%- endmacro %}
+
+{#- A whole number from 1 to 100; null when missing or anything else. -#}
+{% macro clean_age(column) -%}
+    case
+        when {{ matches('trim(' ~ column ~ ')', '^(100|[1-9][0-9]?)([.]0+)?$') }}
+            then cast({{ to_decimal(column) }} as integer)
+    end
+{%- endmacro %}

@@ -1,0 +1,62 @@
+with
+
+used_days as (
+    select date_id from {{ ref('fact_orders') }}
+    union all
+    select date_id from {{ ref('fact_refunds') }}
+    union all
+    select date_id from {{ ref('fact_adjustments') }}
+    union all
+    select {{ date_id(naive_utc('quarantined_at')) }} as date_id from {{ source('ops', 'quarantine') }}
+),
+
+-- Whole years, so that a year's report has all of its days.
+years as (
+    select
+        cast(floor(min(date_id) / 10000) as integer) as first_year,
+        cast(floor(max(date_id) / 10000) as integer) as last_year
+    from used_days
+),
+
+digits as (
+    {% for digit in range(10) -%}
+        select {{ digit }} as digit
+        {% if not loop.last -%}
+            union all
+        {% endif -%}
+    {%- endfor %}
+),
+
+-- 0 to 99,999: 273 years
+numbers as (
+    select
+        ones.digit + 10 * tens.digit + 100 * hundreds.digit + 1000 * thousands.digit
+        + 10000 * ten_thousands.digit as number
+    from digits as ones
+    cross join digits as tens
+    cross join digits as hundreds
+    cross join digits as thousands
+    cross join digits as ten_thousands
+),
+
+days as (
+    select {{ add_days("make_date(years.first_year, 1, 1)", "numbers.number") }} as day
+    from numbers
+    cross join years
+    where {{ add_days("make_date(years.first_year, 1, 1)", "numbers.number") }} <= make_date(years.last_year, 12, 31)
+),
+
+dim_date as (
+    select
+        {{ day_number('day') }} as date_id,
+        day as date,
+        cast(extract(year from day) as integer) as year,
+        cast(extract(quarter from day) as integer) as quarter,
+        cast(extract(month from day) as integer) as month,
+        cast(extract(day from day) as integer) as day,
+        {{ day_of_week('day') }} as day_of_week,
+        {{ day_of_week('day') }} >= 6 as is_weekend
+    from days
+)
+
+select * from dim_date

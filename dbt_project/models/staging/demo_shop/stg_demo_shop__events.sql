@@ -1,0 +1,25 @@
+with
+
+source as (
+    select * from {{ source('raw_web', 'events') }}
+    where _sdc_load_id <= {{ load_bound() }}
+),
+
+events as (
+    select
+        -- ids
+        cast(trim(event_id) as {{ type_string() }}) as event_id,
+        {{ to_integer('user_id') }} as user_id,
+        {{ to_integer('product_id') }} as product_id,
+
+        -- text
+        lower(trim(event_type)) as event_type,
+
+        -- timestamps
+        {{ to_utc_timestamp('occurred_at') }} as occurred_at,
+
+        {{ technical_columns(to_utc_timestamp('received_at')) }}
+    from source
+)
+
+select * from events

@@ -1,0 +1,24 @@
+with
+
+source as (
+    select * from {{ source('raw_catalog', 'products') }}
+    where _sdc_load_id <= {{ load_bound() }}
+),
+
+products as (
+    select
+        -- ids
+        {{ to_integer('product_id') }} as product_id,
+
+        -- text
+        nullif(trim(name), '') as name,
+        nullif(trim(category), '') as category,
+
+        -- numbers
+        {{ to_decimal('price') }} as price,
+
+        {{ technical_columns(to_utc_timestamp('updated_at')) }}
+    from source
+)
+
+select * from products

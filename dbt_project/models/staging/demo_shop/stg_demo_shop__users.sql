@@ -1,0 +1,32 @@
+with
+
+source as (
+    select * from {{ source('raw_crm', 'users') }}
+    where _sdc_load_id <= {{ load_bound() }}
+),
+
+users as (
+    select
+        -- ids
+        {{ to_integer('user_id') }} as user_id,
+
+        -- text
+        nullif(trim(name), '') as name,
+        {{ clean_email('email') }} as email,
+        {{ is_valid_email('email') }} as is_email_valid,
+        {{ clean_phone('phone') }} as phone,
+
+        -- numbers
+        {{ clean_age('age') }} as age,
+
+        -- text
+        nullif(trim(country), '') as country,
+
+        -- timestamps
+        {{ to_utc_timestamp('registered_at') }} as registered_at,
+
+        {{ technical_columns(to_utc_timestamp('updated_at')) }}
+    from source
+)
+
+select * from users
