@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ingestion.demo_shop.chance import Dice
+from ingestion.demo_shop.world import Config, World
 
-ONE_DAY_IN = 9
-"""About one day in this many brings a broken record, per stream."""
+_DAYS_BETWEEN, _ROWS_BETWEEN = 9, 50
+"""A stream brings a broken record every so many days on average, or so many good rows, whichever is rarer."""
+
+# Good rows for a thousand order lines; the catalogue's streams have theirs per product.
+_ROWS_PER_THOUSAND_LINES = {"orders": 900, "order_items": 1000, "refunds": 38, "users": 130}
+_DAYS_PER_PRODUCT_ROW = {"products": 120, "stock_levels": 3}
 
 # {n} is a number that differs from day to day, so that no two broken records are alike.
 _ORDER = "{n},1,pending,2025-01-01T10:00:00Z,,4.90,EUR,2025-01-01T10:00:00Z,"
@@ -65,11 +69,21 @@ _RECORDS = {
 }
 
 
-def records(dice: Dice, stream: str, first: int, end: int) -> list[str]:
+def _days_between(config: Config, stream: str) -> int:
+    if stream in _DAYS_PER_PRODUCT_ROW:
+        days = _ROWS_BETWEEN * _DAYS_PER_PRODUCT_ROW[stream] // config.products
+    else:
+        days = _ROWS_BETWEEN * 1000 * config.days // (_ROWS_PER_THOUSAND_LINES[stream] * config.lines)
+    return max(_DAYS_BETWEEN, days)
+
+
+def records(world: World, stream: str, first: int, end: int) -> list[str]:
     """The broken records of days first <= day < end, without line ends; none for the Parquet stream."""
-    kinds = _RECORDS.get(stream, ())
+    if stream not in _RECORDS:
+        return []
+    dice, kinds = world.dice, _RECORDS[stream]
     days = np.arange(first, end)
-    days = days[dice.hit(f"broken {stream}", days, ONE_DAY_IN)] if kinds else days[:0]
-    chosen = dice.roll(f"broken kind {stream}", days, max(len(kinds), 1))
+    days = days[dice.hit(f"broken {stream}", days, _days_between(world.config, stream))]
+    chosen = dice.roll(f"broken kind {stream}", days, len(kinds))
     # Ids far above the real ones: a broken record is an extra one, so that nothing else depends on it.
     return [kinds[kind].format(n=900_000_000 + int(day)) for day, kind in zip(days, chosen, strict=True)]

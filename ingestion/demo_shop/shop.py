@@ -137,6 +137,6 @@ def _write(streams: Streams, data: Path, label: str, first: int, end: int, *, is
         until = min(end, max(part + 1, streams.world.day_after_orders(part, ORDERS_AT_ONCE)))
         for stream in files.STREAMS:
             rows = getattr(streams, stream.entity)(part, until)
-            period.write(stream, rows, broken.records(streams.dice, stream.entity, part, until))
+            period.write(stream, rows, broken.records(streams.world, stream.entity, part, until))
         part = until
     period.publish()
