@@ -18,7 +18,7 @@ SCRATCH = ".writing"
 
 @dataclass(frozen=True)
 class FileStream:
-    """One stream's folder (its name) and endings: `history` for monthly files, `daily` for the files after them."""
+    """One stream's files: their endings (`history` for the monthly ones, `daily` for those after), and a CSV header."""
 
     name: str
     history: str
@@ -27,7 +27,7 @@ class FileStream:
 
     @property
     def entity(self) -> str:
-        """What the stream holds: its name without the system's."""
+        """What the stream holds, its name without the system's; also its folder."""
         return self.name.partition("-")[2]
 
 
@@ -57,7 +57,7 @@ def own_files(data: Path) -> list[Path]:
     return sorted(
         path
         for stream in STREAMS
-        for path in (data / stream.name).glob("*")
+        for path in (data / stream.entity).glob("*")
         if path.is_file() and _OWN_FILE.fullmatch(path.name)
     )
 
@@ -124,7 +124,7 @@ class Period:
             return
         if stream.name not in self._by_stream:
             ending = stream.history if self._is_history else stream.daily
-            relative = Path(stream.name) / f"{self._label}.{ending}"
+            relative = Path(stream.entity) / f"{self._label}.{ending}"
             path = self._data / SCRATCH / relative
             path.parent.mkdir(parents=True, exist_ok=True)
             file = ParquetFile(path, rows.schema) if ending == "parquet" else TextFile(path, stream.header)

@@ -151,17 +151,18 @@ def read(source: Path) -> Source:
     """Read all files of a demo shop below `source`. Raises UserError when there are none."""
     tables, quarantine = {}, {}
     for name, stream in STREAMS.items():
-        tables[name.partition("-")[2]], quarantine[name] = _read_stream(source, name, stream)
+        entity = name.partition("-")[2]
+        tables[entity], quarantine[name] = _read_stream(source, entity, stream)
     if all(table.empty for table in tables.values()):
         raise UserError(f"{source} holds no files of the demo shop: run `demo-shop init` first, or name the folder")
     return Source(tables, quarantine | {"web-events": []})
 
 
-def _read_stream(source: Path, name: str, stream: Stream) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+def _read_stream(source: Path, folder: str, stream: Stream) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     rows: list[list[str | None]] = []
     places: list[tuple[str, int]] = []
     broken: list[dict[str, Any]] = []
-    for path in sorted((source / name).glob("*")):
+    for path in sorted((source / folder).glob("*")):
         label = path.relative_to(source).as_posix()
         records = _csv_records if ".csv" in path.name else _json_records
         for number, (record, reason) in enumerate(records(_text(path), stream.columns), 1):
