@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -36,6 +37,8 @@ SHOWN_LINES = 12
 """How many lines of a failed command are shown; its log has all of them."""
 
 _TELLING = re.compile(r"error|fail|critical|refus|warehouse-publish:|tap-files:|target-warehouse:", re.IGNORECASE)
+
+_BESIDE_THE_POINT = re.compile(r"compiled code at|^\s*> (in macro|called by)|METRIC: ", re.IGNORECASE)
 
 
 class StageFailed(Exception):
@@ -261,10 +264,10 @@ class Run:
 
 def what_matters(lines: list[str]) -> list[str]:
     """The few lines of a failed command that say why: dbt's list of errors, else the telling ones, else the last."""
-    told = [line.strip() for line in lines if line.strip() and "compiled code at" not in line.lower()]
+    told = [line.strip() for line in lines if line.strip() and not _BESIDE_THE_POINT.search(line)]
     for index, line in enumerate(told):
         if "Completed with" in line or "Encountered an error" in line:
-            return told[index : index + SHOWN_LINES]
+            return list(itertools.takewhile(lambda text: "[WARNING]" not in text, told[index:]))[:SHOWN_LINES]
     telling = [line for line in told if _TELLING.search(line)]
     return (telling or told)[-SHOWN_LINES:]
 

@@ -126,8 +126,7 @@ def text(run: Record, next_commands: list[tuple[str, str]]) -> str:
     if run["changes"] is not None:
         parts.append(_changes_text(run["changes"]))
     parts.append("  ".join(f"{stage['name']} {stage['seconds']:.1f} s" for stage in run["stages"]))
-    width = max(len(command) for command, _ in next_commands)
-    parts.append("Next:\n" + "\n".join(f"  {command:<{width}}  # {why}" for command, why in next_commands))
+    parts.append("Next:\n" + "\n".join(f"  # {why}\n  {command}" for command, why in next_commands))
     return "\n\n".join(parts)
 
 
