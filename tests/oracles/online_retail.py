@@ -311,8 +311,8 @@ def _dim_date(days: pd.Series) -> pd.DataFrame:
             "quarter": dates.dt.quarter,
             "month": dates.dt.month,
             "day": dates.dt.day,
-            "day_of_week": dates.dt.dayofweek + 1,
-            "is_weekend": dates.dt.dayofweek >= 5,
+            "day_of_week": dates.dt.day_of_week + 1,
+            "is_weekend": dates.dt.day_of_week >= 5,
         }
     )
 
