@@ -11,11 +11,12 @@ from singer_sdk.singerlib.json import serialize_json
 
 TEXT = "VARCHAR"
 # JSON numbers are decimals, never floats: 28 digits before the point and 10 after it hold any money and most measures.
+LARGE_INTEGER = "DECIMAL(38,0)"
 TIME = "TIMESTAMP WITH TIME ZONE"
 NUMBER = "DECIMAL(38,10)"
 
-_INTEGERS = {"TINYINT": 3, "SMALLINT": 5, "INTEGER": 10, "BIGINT": 19, "HUGEINT": 38}
-_BITS = {"TINYINT": 8, "SMALLINT": 16, "INTEGER": 32, "BIGINT": 64, "HUGEINT": 128}
+_INTEGERS = {"TINYINT": 3, "SMALLINT": 5, "INTEGER": 10, "BIGINT": 19}
+_BITS = {"TINYINT": 8, "SMALLINT": 16, "INTEGER": 32, "BIGINT": 64}
 _DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
 _EXACT = Context(prec=2000)
 
@@ -67,8 +68,15 @@ def widened(old: str, new: str) -> str | None:
     whole, fraction = max(left[0], right[0]), max(left[1], right[1])
     if fraction == 0 and old in _INTEGERS and new in _INTEGERS:
         return max(old, new, key=lambda name: _INTEGERS[name])
-    # HUGEINT has room for 38 digits and a little: as a decimal it would need all of them before the point.
     return f"DECIMAL({whole + fraction},{fraction})" if whole + fraction <= 38 else TEXT
+
+
+def column_widened(old: str, new: str) -> str | None:
+    """The type for a raw column of type `old` that takes up a closed batch's column of type `new`, or None.
+
+    Beyond `widened`, numbers become text: a batch has text where one of its numbers fits no decimal.
+    """
+    return TEXT if new == TEXT and _digits(old) else widened(old, new)
 
 
 def _digits(kind: str) -> tuple[int, int] | None:
@@ -86,7 +94,9 @@ def needed_type(kind: str, value: int | Decimal) -> str:
         return kind
     if kind in _INTEGERS and isinstance(value, int):
         bits = value.bit_length() + 1
-        return next((name for name in _INTEGERS if bits <= _BITS[name] and _BITS[name] >= _BITS[kind]), TEXT)
+        fitting = (name for name in _INTEGERS if bits <= _BITS[name] and _BITS[name] >= _BITS[kind])
+        # Not HUGEINT: Parquet has none, and DuckDB would write it as a float.
+        return next(fitting, LARGE_INTEGER if abs(value) < 10**38 else TEXT)
     whole, fraction = digits
     number = Decimal(value).normalize(_EXACT)
     exponent = number.as_tuple().exponent

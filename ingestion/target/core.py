@@ -172,7 +172,7 @@ class Loader:
         """Load batches that this target closed but did not commit before it was stopped."""
         for batch in self.context.lake.manifest(self.stream):
             if "kind" in batch.origin and batch.batch_id not in self._known:
-                self._commit(batch, batch.origin["kind"])
+                self.commit(batch, batch.origin["kind"])
 
     def set_schema(self, schema: dict[str, Any], keys: Sequence[str]) -> None:
         """Take up a SCHEMA message; what was received under the one before is loaded first."""
@@ -234,7 +234,7 @@ class Loader:
         batch_id = batch_id or uuid.uuid4().hex
         if batch_id in self._known:
             return
-        rows = self._without_known_versions(pending.rows)
+        rows = self.without_known_versions(pending.rows)
         batch = self.write(
             rows,
             pending.bad,
@@ -242,9 +242,9 @@ class Loader:
             dropped=len(pending.rows) - len(rows),
             origin={"kind": kind},
         )
-        self._commit(batch, kind)
+        self.commit(batch, kind)
 
-    def _without_known_versions(self, rows: list[Row]) -> list[Row]:
+    def without_known_versions(self, rows: list[Row]) -> list[Row]:
         """Drop keyed rows that equal their key's current version: look-back reads and repeated runs add nothing."""
         if not self._keys:
             return rows
@@ -267,7 +267,10 @@ class Loader:
         dropped: int = 0,
         places: Sequence[tuple[str | None, int | None, int | None]] = (),
     ) -> Batch:
-        """Close a batch of the lake. `places` are source file, line number and occurrence of each row, for replays."""
+        """Close a batch of the lake.
+
+        `places` are source file, line number and occurrence of each row, for replayed records of files.
+        """
         con, lake = self.context.scratch, self.context.lake
         load_id = lake.next_load_id()
         columns = self.schema.types
@@ -276,7 +279,8 @@ class Loader:
             "_sdc_extracted_at": pa.array([row.extracted_at for row in rows], pa.string()),
             "_sdc_deleted_at": pa.array([row.deleted_at for row in rows], pa.string()),
             "_sdc_table_version": pa.array([row.version for row in rows], pa.int64()),
-            "_sdc_sequence": pa.array(range(load_id, load_id + len(rows)), pa.int64()),
+            # Rows of files are ordered by load alone.
+            "_sdc_sequence": pa.array([load_id + (0 if places else n) for n in range(len(rows))], pa.int64()),
             "_sdc_operation": pa.array([row.operation for row in rows], pa.string()),
             "_sdc_row_hash": pa.array([row.hash for row in rows], pa.string()),
         }
@@ -317,7 +321,8 @@ class Loader:
             con.unregister("incoming_text")
             con.unregister("incoming_bad")
 
-    def _commit(self, batch: Batch, kind: str) -> None:
+    def commit(self, batch: Batch, kind: str) -> None:
+        """Load a closed batch, unless the ledger has it."""
         if self.context.engine.load(batch, kind, batch.origin.get("replays", ())):
             self.counts.add(batch)
         self._known.add(batch.batch_id)
@@ -341,7 +346,7 @@ class Loader:
                 f"this warehouse's lake is {self.context.lake.root}"
             )
         if batch.batch_id not in self._known:
-            self._commit(batch, "batch")
+            self.commit(batch, "batch")
 
     def _load_foreign(self, path: Path, file_format: str, compression: str | None) -> None:
         """Send a foreign tap's batch file through the lake writer, in parts whose ids make a repeat harmless."""
@@ -392,7 +397,10 @@ class Run:
         return sum(loader.pending for loader in self.loaders.values())
 
     def finish(self) -> None:
-        """Close the run after everything is loaded; raises UserError when too much of a stream was quarantined."""
+        """Note the syncs and close the run after everything is loaded.
+
+        Raises UserError when too much of a stream was quarantined.
+        """
         excessive = [loader for loader in self.loaders.values() if self._is_excessive(loader.counts)]
         self._end("failed" if excessive else "ok", excessive)
         if excessive:
@@ -404,7 +412,7 @@ class Run:
             )
 
     def fail(self) -> None:
-        """Close the run after a failure: what is pending is given up, ops.syncs says failed."""
+        """Note failed syncs and close the run; what is pending is given up."""
         self._end("failed", list(self.loaders.values()))
 
     def _end(self, status: str, failed: list[Loader]) -> None:
@@ -413,8 +421,12 @@ class Run:
                 loader.sync(self._sync_id, status if loader in failed else "ok") for loader in self.loaders.values()
             )
         finally:
-            self._context.scratch.close()
-            self.engine.close()
+            self.close()
+
+    def close(self) -> None:
+        """Release the warehouse."""
+        self._context.scratch.close()
+        self.engine.close()
 
     def _is_excessive(self, counts: Counts) -> bool:
         allowed = max(self.options.max_quarantine_share * counts.extracted, self.options.min_quarantined_rows)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ingestion.errors import UserError
 from ingestion.lake import METADATA_COLUMNS, Batch, Stream, identifier, literal
-from ingestion.target.columns import widened
+from ingestion.target.columns import column_widened
 from ingestion.target.core import Quarantined, Sync, Version
 
 _OPS = """
@@ -162,7 +162,7 @@ class DuckDBEngine:
             if old is None:
                 self._con.execute(f"alter table {table} add column {identifier(name)} {kind}")
                 continue
-            new = widened(old, kind)
+            new = column_widened(old, kind)
             if new is None:
                 raise UserError(
                     f"stream {stream.id}: column {name} is {kind} in {batch.file.name} and {old} in raw, and "

@@ -46,6 +46,10 @@ class RecordSchema:
     """
 
     def __init__(self, stream: Stream, schema: dict[str, Any], keys: list[str], raw_types: dict[str, str]) -> None:
+        try:
+            DEFAULT_JSONSCHEMA_VALIDATOR.check_schema(schema)
+        except jsonschema.SchemaError as error:
+            raise InvalidJSONSchema(f"stream {stream.id}: its schema is no JSON schema: {error.message}") from error
         self.stream = stream
         self.schema = schema
         self.keys = keys
@@ -64,10 +68,6 @@ class RecordSchema:
                 self._add(name, column_type(kind))
         except BadRecord as error:
             raise UserError(f"stream {stream.id}: {error}; rename it with a stream map") from error
-        try:
-            DEFAULT_JSONSCHEMA_VALIDATOR.check_schema(schema)
-        except jsonschema.SchemaError as error:
-            raise InvalidJSONSchema(f"stream {stream.id}: its schema is no JSON schema: {error.message}") from error
         self._validator = DEFAULT_JSONSCHEMA_VALIDATOR(schema)
 
     def _add(self, name: str, wanted: str) -> None:

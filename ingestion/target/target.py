@@ -55,6 +55,9 @@ class InputReader(SingerReader):
             raise InvalidInputLine(f"input line {self._lines} is not a Singer message")
         return message
 
+    def _process_unknown_message(self, message_dict: dict[str, Any]) -> None:
+        raise InvalidInputLine(f"input line {self._lines} has the unknown type {message_dict['type']!r}")
+
 
 class WarehouseSink(Sink):
     """Hands a stream's messages to its loader, which does all checking and buffering."""
