@@ -610,7 +610,9 @@ def _reject(
         }
     else:
         payload = {"line": record.decode(errors="backslashreplace")}
-    entry = {"reason": fault, "column_name": None, "payload": json.dumps(payload), "line_number": number}
+    # Compact, as DuckDB writes JSON: the same line has the same payload, whoever finds its fault.
+    text = json.dumps(payload, separators=(",", ":"), ensure_ascii=False)
+    entry = {"reason": fault, "column_name": None, "payload": text, "line_number": number}
     rejects.write(json.dumps(entry) + "\n")
 
 

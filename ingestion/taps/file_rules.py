@@ -51,6 +51,9 @@ def _is_type_sql(text: str, kind: str) -> str:
 def checks(config: FileStreamConfig, columns: Sequence[str]) -> list[tuple[str, str, str]]:
     """What to check in a file with these columns: (column, SQL that is true for a breaker, reason)."""
     result = []
+    if config.format != "csv":
+        # In CSV files they are found as bytes; here they may be written as an escape.
+        result += [(name, f"contains({identifier(name)}, chr(0))", f"NUL character in {name}") for name in columns]
     for name in config.keys:
         if name not in columns:
             continue  # A file without records may show no columns.

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -133,19 +134,27 @@ class FileStream(Stream):
             if batch.load_id > loaded:
                 yield batch
         latest = lake.latest_by_source_file(self.file_config.stream)
+        counts = Counter[str]()
         contents = {batch.origin["sha256"]: name for name, batch in latest.items()}
         for path, name in self._changed_first(latest):
             try:
                 batch = self._take_up(lake, workplace, path, name, latest.get(name), contents)
             except FileFault as fault:
+                counts["faulty"] += 1
                 self._files_tap.fault(f"stream {self.name}: {name}: {fault}")
                 continue
-            if batch:
+            if isinstance(batch, str):
+                counts[batch] += 1
+            else:
+                counts["taken up"] += 1
                 if earlier := latest.get(name):
                     contents.pop(earlier.origin["sha256"], None)
                 latest[name] = batch
                 contents[batch.origin["sha256"]] = name
                 yield batch
+        if counts:
+            summary = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+            self.logger.info("%s: %s files: %s", self.name, counts.total(), summary)
 
     def _changed_first(self, latest: Mapping[str, Batch]) -> list[tuple[Path, str]]:
         """The files, those known before the new ones: a new file may hold what a changed one no longer has."""
@@ -162,17 +171,17 @@ class FileStream(Stream):
         name: str,
         earlier: Batch | None,
         contents: Mapping[str, str],
-    ) -> Batch | None:
-        """Write the file's batch; None when there is nothing new in it."""
+    ) -> Batch | str:
+        """Write the file's batch, or say why there is none."""
         file = _source_file(path, name)
         if earlier and (file.size, file.mtime_ns) == (earlier.origin["size"], earlier.origin["mtime_ns"]):
-            return None
+            return "unchanged"
         file = SourceFile(name, _sha256(path), file.size, file.mtime_ns)
         if earlier and file.sha256 == earlier.origin["sha256"]:
-            return None
+            return "unchanged"
         if not earlier and file.sha256 in contents:
             self.logger.info("%s: skipped, the same content as %s", name, contents[file.sha256])
-            return None
+            return "skipped as identical to others"
         extracted_at = datetime.now(UTC)
         columns = self._read(workplace, path, file)
         batch = write_batch(workplace.con, lake, self.file_config, file, columns, extracted_at)

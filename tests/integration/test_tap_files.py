@@ -1,0 +1,388 @@
+"""tap-files: what it sends, skips and remembers."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+from singer_sdk.testing import get_tap_test_class
+
+from ingestion.errors import UserError
+from ingestion.lake import row_hash
+from ingestion.taps.files import TapFiles
+from tests.integration.tap_files_runs import Run, Shop
+
+TAP = Path(sys.executable).parent / "tap-files"
+
+
+def three_formats(root: Path) -> Shop:
+    streams = [
+        {
+            "name": "shop-orders",
+            "path": "orders/*.csv*",
+            "format": "csv",
+            "keys": ["order_id"],
+            "columns": {"order_id": "integer", "ordered_at": "timestamp"},
+        },
+        {"name": "crm-users", "path": "users/*.jsonl", "format": "jsonl", "keys": ["user_id"]},
+        {"name": "web-events", "path": "events/*.parquet", "format": "parquet", "keys": ["event_id"]},
+    ]
+    shop = Shop(root, streams=streams)
+    shop.put("orders/1.csv", "order_id,ordered_at,note\n1,2026-07-01T10:00:00Z,first\n2,01/07/2026 10:05,\n")
+    shop.put("orders/2.csv.gz", gzip.compress(b"order_id,ordered_at,note\n3,1751364000,third\n"))
+    shop.put("users/1.jsonl", '{"user_id": 1, "name": "A", "tags": ["x", "y"]}\n{"user_id": 2, "age": 1.50}\n')
+    path = shop.put("events/1.parquet", "")
+    duckdb.execute(f"copy (select 'e' || i as event_id, i * 0.5 as weight from range(5) t(i)) to '{path}'")
+    return shop
+
+
+# The SDK wants the configuration when the classes are made.
+_SDK_FOLDER = tempfile.TemporaryDirectory()
+_SDK_SHOP = three_formats(Path(_SDK_FOLDER.name))
+
+TestSingerSuiteRecords = get_tap_test_class(TapFiles, config=_SDK_SHOP.config | {"wire": "records"})
+# BATCH messages carry no records for the stream tests to look at.
+TestSingerSuiteLake = get_tap_test_class(
+    TapFiles, config=_SDK_SHOP.config, include_stream_tests=False, include_stream_attribute_tests=False
+)
+
+
+def command(shop: Shop, *arguments: str, **config: Any) -> subprocess.CompletedProcess[str]:
+    file = shop.data.parent / "config.json"
+    file.write_text(json.dumps(shop.config | config))
+    return subprocess.run([TAP, "--config", str(file), *arguments], capture_output=True, text=True, check=False)
+
+
+# What lands in the lake
+
+
+def test_a_csv_file_becomes_one_batch_of_text_with_its_lines(tmp_path):
+    shop = Shop(tmp_path, name="shop-orders", path="orders/*.csv", keys=["id"])
+    shop.put("orders/1.csv", b'\xef\xbb\xbfid,note\r\n1,"a ""b"",\r\nc"\r\n\r\n2,\r\n3,""\r\n')
+    before = datetime.now(UTC)
+    run = shop.run()
+    rows = shop.rows()
+    assert shop.data_rows() == [
+        {"id": "1", "note": 'a "b",\r\nc'},
+        {"id": "2", "note": None},
+        {"id": "3", "note": ""},
+    ]
+    assert [row["_sdc_line_number"] for row in rows] == [1, 2, 3]
+    assert {row["_sdc_source_file"] for row in rows} == {"orders/1.csv"}
+    assert {row["_sdc_operation"] for row in rows} == {"upsert"}
+    assert [row["_sdc_row_hash"] for row in rows] == [row_hash(row) for row in shop.data_rows()]
+    assert all(before <= row["_sdc_extracted_at"] <= datetime.now(UTC) for row in rows)
+    assert {row["_sdc_sequence"] for row in rows} == {shop.batches[0].load_id}
+    assert run.files == [shop.batches[0].file]
+    assert run.of_type("BATCH")[0]["encoding"] == {"format": "parquet", "compression": "zstd"}
+    assert run.state == {"bookmarks": {"shop-orders": {"load_id": shop.batches[0].load_id}}}
+
+
+def test_equal_lines_are_numbered(tmp_path):
+    shop = Shop(tmp_path)
+    shop.put("1.csv", "a,b\n1,x\n2,y\n1,x\n1,x\n")
+    shop.run()
+    assert [(row["a"], row["_sdc_occurrence"]) for row in shop.rows()] == [("1", 1), ("2", 1), ("1", 2), ("1", 3)]
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+def test_compression_goes_by_the_ending(tmp_path, ending):
+    content = b"a,b\n1,x\n2,y\n"
+    packed = {
+        "": content,
+        ".gz": gzip.compress(content[:8]) + gzip.compress(content[8:]),
+        ".zst": pa.Codec("zstd").compress(content).to_pybytes(),
+    }
+    shop = Shop(tmp_path)
+    shop.put(f"1.csv{ending}", packed[ending])
+    shop.run()
+    assert shop.data_rows() == [{"a": "1", "b": "x"}, {"a": "2", "b": "y"}]
+
+
+def test_json_values_are_kept_as_written(tmp_path):
+    shop = Shop(tmp_path, format="jsonl")
+    shop.put(
+        "1.jsonl",
+        '{"id": 1, "n": 1.10, "big": 12345678901234567890123.10, "e": 1e5, "b": true, "z": null, "s": "\\u00e9\\n"}\n'
+        '\n{"id": 2, "n": 2.5, "nested": {"x": [1, 2.00], "y": "{"}}\r\n{"id": -0, "n": 0.00001, "s": "1.10,"}',
+    )
+    shop.run()
+    rows = [{name: value for name, value in row.items() if value is not None} for row in shop.data_rows()]
+    assert rows == [
+        {"id": "1", "n": "1.10", "big": "12345678901234567890123.10", "e": "1e5", "b": "true", "s": "é\n"},
+        {"id": "2", "n": "2.5", "nested": '{"x": [1, 2.00], "y": "{"}'},
+        {"id": "-0", "n": "0.00001", "s": "1.10,"},
+    ]
+    assert [row["_sdc_line_number"] for row in shop.rows()] == [1, 2, 3]
+
+
+def test_parquet_values_become_text_and_times_iso_utc(tmp_path):
+    shop = Shop(tmp_path, format="parquet")
+    path = shop.put("1.parquet", "")
+    duckdb.execute(
+        "copy (select 1::bigint as i, 1.10::decimal(18, 4) as d, 0.1::double as f, true as b, date '2026-07-01' as day,"
+        " timestamptz '2026-07-01 12:00:00.5+02:00' as z, timestamp '2026-07-01 12:00:00' as t,"
+        f" [1, 2] as l, {{'x': 1.25}} as s, null::integer as n, 'é' as u) to '{path}'"
+    )
+    shop.run()
+    assert shop.data_rows() == [
+        {
+            "i": "1",
+            "d": "1.1000",
+            "f": "0.1",
+            "b": "true",
+            "day": "2026-07-01",
+            "z": "2026-07-01T10:00:00.500000Z",
+            "t": "2026-07-01T12:00:00.000000",
+            "l": "[1,2]",
+            "s": '{"x":1.25}',
+            "n": None,
+            "u": "é",
+        }
+    ]
+
+
+def test_latin_1_is_a_setting(tmp_path):
+    shop = Shop(tmp_path, encoding="latin-1")
+    shop.put("1.csv", "a,b\n1,café\n".encode("latin-1"))
+    shop.run()
+    assert shop.data_rows() == [{"a": "1", "b": "café"}]
+
+
+def test_a_soft_delete_column_makes_delete_rows(tmp_path):
+    shop = Shop(tmp_path, keys=["id"], deleted_at="deleted_at")
+    shop.put("1.csv", "id,deleted_at\n1,\n2,2026-07-01T12:00:00+02:00\n3,01/07/2026 09:00\n")
+    shop.run()
+    assert [(row["_sdc_operation"], row["_sdc_deleted_at"]) for row in shop.rows()] == [
+        ("upsert", None),
+        ("delete", datetime(2026, 7, 1, 10, tzinfo=UTC)),
+        ("delete", datetime(2026, 7, 1, 9, tzinfo=UTC)),
+    ]
+
+
+def test_a_file_without_records_is_a_batch_without_rows(tmp_path):
+    shop = Shop(tmp_path, keys=["a"])
+    shop.put("1.csv", "a,b")
+    run = shop.run()
+    assert (run.faults, len(run.files), shop.rows()) == ([], 1, [])
+    assert shop.run(run.state).files == []
+
+
+# What is sent again, and what is not
+
+
+def test_what_was_taken_up_is_not_taken_up_again(tmp_path):
+    shop = Shop(tmp_path)
+    path = shop.put("1.csv", "a,b\n1,x\n")
+    state = shop.run().state
+    assert shop.run(state).files == []
+    os.utime(path, (1, 1))  # Touched: the content decides.
+    assert shop.run(state).files == []
+    assert len(shop.batches) == 1
+
+
+def test_without_its_state_the_tap_sends_the_same_batches_again(tmp_path):
+    shop = Shop(tmp_path)
+    shop.put("1.csv", "a\n1\n")
+    shop.put("2.csv", "a\n2\n")
+    first = shop.run()
+    again = shop.run()
+    assert again.files == first.files and len(first.files) == 2
+    half = {"bookmarks": {"files-lines": {"load_id": shop.batches[0].load_id}}}
+    assert shop.run(half).files == first.files[1:]
+
+
+def test_without_its_lake_the_tap_makes_batches_with_the_same_ids(tmp_path):
+    shop = Shop(tmp_path)
+    shop.put("1.csv", "a\n1\n")
+    shop.run()
+    shop.put("1.csv", "a\n2\n")
+    shop.run()
+    ids = [batch.batch_id for batch in shop.batches]
+    shutil.rmtree(shop.lake.root)
+    shop.put("1.csv", "a\n1\n")
+    shop.run()
+    shop.put("1.csv", "a\n2\n")
+    shop.run()
+    assert [batch.batch_id for batch in shop.batches] == ids and len(set(ids)) == 2
+
+
+def test_identical_content_under_another_name_is_skipped_and_reported(tmp_path, caplog):
+    shop = Shop(tmp_path)
+    shop.put("1.csv", "a\n1\n")
+    shop.put("2.csv", "a\n1\n")
+    with caplog.at_level(logging.INFO):
+        run = shop.run()
+    assert len(run.files) == 1 and shop.data_rows() == [{"a": "1"}]
+    assert "2.csv: skipped, the same content as 1.csv" in caplog.text
+    assert "files-lines: 2 files: 1 taken up, 1 skipped as identical to others" in caplog.text
+    # Once the first file holds something else, the second one's content is missing.
+    shop.put("1.csv", "a\n9\n")
+    shop.run(run.state)
+    assert shop.current("2.csv") == {(("a", "1"),): 1}
+    assert shop.current("1.csv") == {(("a", "9"),): 1}
+
+
+def test_a_vanished_file_keeps_its_rows(tmp_path):
+    shop = Shop(tmp_path)
+    path = shop.put("1.csv", "a\n1\n")
+    shop.put("2.csv", "a\n2\n")
+    state = shop.run().state
+    path.unlink()
+    assert shop.run(state).files == []
+    assert shop.current("1.csv") == {(("a", "1"),): 1}
+
+
+def test_a_second_tap_on_the_same_stream_is_refused(tmp_path):
+    shop = Shop(tmp_path)
+    shop.put("1.csv", "a\n1\n")
+    with shop.lake.lock(shop.stream):
+        run = shop.run()
+    assert run.files == [] and "another process is writing" in run.faults[0]
+    assert len(shop.run().files) == 1
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    shop = Shop(tmp_path)
+    shop.put("1.csv", "a\n1\n")
+    shop.run()
+    leftover = shop.batches[0].file.with_name("1.parquet")
+    leftover.write_bytes(b"half")
+    (shop.lake.root / ".tmp-tap-files" / "files-lines").mkdir(parents=True)
+    shop.run()
+    assert not leftover.exists()
+    assert not list((shop.lake.root / ".tmp-tap-files").iterdir())
+
+
+# Catalog and schema
+
+
+def test_the_schema_knows_the_columns_of_list_files_and_lake(tmp_path):
+    shop = Shop(tmp_path, keys=["a"], required=["b"])
+    path = shop.put("1.csv", "a,b,old\n1,x,y\n")
+    state = shop.run().state
+    path.unlink()
+    shop.put("2.csv", "a,b,new\n1,x,y\n")
+    schema = shop.run(state).of_type("SCHEMA")[0]
+    assert schema["key_properties"] == ["a"]
+    assert schema["schema"]["properties"] == {
+        "a": {"type": ["string"]},
+        "b": {"type": ["string", "null"]},
+        "old": {"type": ["string", "null"]},
+        "new": {"type": ["string", "null"]},
+    }
+
+
+def test_a_stream_without_files_is_a_warning(tmp_path, caplog):
+    shop = Shop(tmp_path)
+    run = shop.run()
+    assert run.faults == [] and run.of_type("SCHEMA") == []
+    assert "no file matches *" in caplog.text
+
+
+def test_the_catalog_selects_streams_and_columns(tmp_path):
+    shop = Shop(tmp_path, keys=["id"])
+    shop.put("1.csv", "id,name,secret\n1,A,x\n")
+    catalog = TapFiles(config=shop.config).catalog_dict
+    for entry in catalog["streams"][0]["metadata"]:
+        if entry["breadcrumb"] == ["properties", "secret"]:
+            entry["metadata"]["selected"] = False
+    run = shop.run(catalog=catalog)
+    assert shop.data_rows() == [{"id": "1", "name": "A"}]
+    assert "secret" not in run.of_type("SCHEMA")[0]["schema"]["properties"]
+    for entry in catalog["streams"][0]["metadata"]:
+        if entry["breadcrumb"] == []:
+            entry["metadata"]["selected"] = False
+    assert shop.run(catalog=catalog).of_type("SCHEMA") == []
+
+
+# RECORD messages
+
+
+def records(run: Run, stream: str) -> list[dict[str, Any]]:
+    return [message["record"] for message in run.of_type("RECORD") if message["stream"] == stream]
+
+
+def test_with_wire_records_every_record_is_a_message(tmp_path):
+    shop = three_formats(tmp_path)
+    run = shop.run(wire="records")
+    assert records(run, "shop-orders") == [
+        {"order_id": "1", "ordered_at": "2026-07-01T10:00:00Z", "note": "first"},
+        {"order_id": "2", "ordered_at": "01/07/2026 10:05", "note": None},
+        {"order_id": "3", "ordered_at": "1751364000", "note": "third"},
+    ]
+    assert [record["age"] for record in records(run, "crm-users")] == [None, "1.50"]
+    assert len(records(run, "web-events")) == 5
+    assert not shop.lake.root.exists()
+
+
+def test_with_wire_records_a_malformed_record_is_a_fault(tmp_path):
+    shop = Shop(tmp_path, keys=["id"])
+    shop.put("1.csv", "id,b\n1,x\n2\n")
+    shop.put("2.csv", "id,b\n5,x\n")
+    run = shop.run(wire="records")
+    assert "1.csv: 1 malformed records, the first is record 2: 1 fields instead of 2" in run.faults[0]
+    assert records(run, "files-lines") == [{"id": "5", "b": "x"}]
+
+
+# The command
+
+
+def test_the_command_fails_at_its_end_and_sends_the_good_files(tmp_path):
+    shop = Shop(tmp_path, keys=["id"])
+    shop.put("1.csv", "other\n1\n")
+    shop.put("2.csv", "id\n1\n")
+    done = command(shop)
+    assert done.returncode == 1
+    assert sum('"BATCH"' in line for line in done.stdout.splitlines()) == 1
+    errors = [line for line in done.stderr.splitlines() if "ERROR" in line]
+    assert len(errors) == 2
+    assert "stream files-lines: 1.csv: column id is missing; found 'other'" in errors[0]
+    assert "1 files or streams could not be taken up" in errors[1]
+    assert "Traceback" not in done.stderr
+
+
+def test_discover_and_about_work(tmp_path):
+    shop = three_formats(tmp_path)
+    discovered = command(shop, "--discover")
+    assert discovered.returncode == 0, discovered.stderr
+    assert [stream["stream"] for stream in json.loads(discovered.stdout)["streams"]] == [
+        "crm-users",
+        "shop-orders",
+        "web-events",
+    ]
+    about = command(shop, "--about", "--format=json")
+    assert about.returncode == 0 and json.loads(about.stdout)["name"] == "tap-files"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data_path", "no such data folder"),
+        ("streams_file", "no such list of streams"),
+    ],
+)
+def test_a_missing_place_is_one_clear_line(tmp_path, setting, message):
+    shop = Shop(tmp_path)
+    done = command(shop, **{setting: str(tmp_path / "nowhere")})
+    assert done.returncode == 1
+    assert message in done.stderr and str(tmp_path / "nowhere") in done.stderr
+    assert len(done.stderr.splitlines()) <= 3 and "Traceback" not in done.stderr
+
+
+def test_a_missing_data_folder_is_a_user_error(tmp_path):
+    shop = Shop(tmp_path)
+    with pytest.raises(UserError, match="no such data folder"):
+        shop.run(data_path=str(tmp_path / "nowhere"))

@@ -1,0 +1,299 @@
+"""Bad files: each is named with its fault, or its bad records are quarantined and counted; nothing is lost silently."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import resource
+import subprocess
+import sys
+
+import pyarrow as pa
+import pytest
+
+from ingestion.taps import files
+from tests.integration.tap_files_runs import Shop
+
+GOOD = "id,name\n90,good\n"
+
+
+def faulty(shop: Shop, name: str, content: bytes | str, wanted: str) -> None:
+    """The file loads nothing and is named with what is wrong; the good file beside it is loaded."""
+    shop.put(name, content)
+    shop.put("good.csv", GOOD)
+    run = shop.run()
+    assert len(run.faults) == 1
+    assert run.faults[0].startswith(f"stream files-lines: {name}: ")
+    assert wanted in run.faults[0]
+    assert "\n" not in run.faults[0]
+    assert shop.data_rows() == [{"id": "90", "name": "good"}]
+    # It stays faulty until mended, and does no harm.
+    assert len(shop.run(run.state).faults) == 1
+    shop.put(name, "id,name\n1,mended\n")
+    assert len(shop.data_rows()) == 1
+
+
+@pytest.fixture
+def shop(tmp_path):
+    return Shop(tmp_path, keys=["id"], required=["name"], path="*.csv*")
+
+
+LONG = b"id,name\n" + b"".join(b"%d,some name %d\n" % (i, i * i) for i in range(50_000))
+
+
+def test_truncated_gzip(shop):
+    packed = gzip.compress(LONG)
+    faulty(shop, "1.csv.gz", packed[: len(packed) // 2], "truncated or damaged")
+
+
+def test_gzip_without_its_last_bytes(shop):
+    faulty(shop, "1.csv.gz", gzip.compress(LONG)[:-4], "truncated or damaged")
+
+
+def test_gzip_with_a_wrong_checksum(shop):
+    packed = bytearray(gzip.compress(LONG))
+    packed[-6] ^= 255
+    faulty(shop, "1.csv.gz", bytes(packed), "truncated or damaged")
+
+
+def test_truncated_zstd(shop):
+    packed = pa.Codec("zstd").compress(LONG).to_pybytes()
+    faulty(shop, "1.csv.zst", packed[: len(packed) // 2], "truncated or damaged")
+
+
+def test_something_else_named_gz(shop):
+    faulty(shop, "1.csv.gz", b"id,name\n1,x\n", "truncated or damaged")
+
+
+def test_wrong_delimiter(shop):
+    faulty(shop, "1.csv", "id;name;more\n1;x;y\n", "found 'id;name;more'; it looks delimited by ';', not ','")
+
+
+def test_missing_column(shop):
+    faulty(shop, "1.csv", "id,nome\n1,x\n", "column name is missing; found 'id', 'nome'")
+
+
+def test_column_twice(shop):
+    faulty(shop, "1.csv", "id,name,Name\n1,x,y\n", "column Name, name occurs twice")
+
+
+def test_column_without_name(shop):
+    faulty(shop, "1.csv", "id,name,\n1,x,y\n", "a column has no name")
+
+
+def test_reserved_column(shop):
+    faulty(shop, "1.csv", "id,name,_sdc_operation\n1,x,y\n", "_sdc_operation")
+
+
+def test_empty_file(shop):
+    faulty(shop, "1.csv", "", "the file is empty (0 bytes)")
+
+
+def test_compressed_nothing(shop):
+    faulty(shop, "1.csv.gz", gzip.compress(b""), "no header line")
+
+
+def test_a_directory_of_nuls(shop):
+    faulty(shop, "1.csv", b"\0" * 1000, "header line")
+
+
+def test_unreadable_parquet(tmp_path):
+    shop = Shop(tmp_path, format="parquet", path="*")
+    shop.put("1.parquet", b"PAR1" + b"garbage" * 100)
+    assert "not readable as parquet" in shop.run().faults[0]
+    assert shop.batches == []
+
+
+def test_unreadable_jsonl_loads_nothing_and_keeps_its_lines(tmp_path):
+    shop = Shop(tmp_path, format="jsonl", path="*", keys=["id"])
+    shop.put("1.jsonl", b"\x00\x01\xff" * 100 + b"\nnot json\n")
+    assert shop.run().faults == []
+    assert [row["reason"] for row in shop.quarantine()] == ["NUL byte at byte 1", "not JSON"]
+    shop.assert_counted()
+
+
+def test_extra_columns_are_taken_up(shop):
+    shop.put("1.csv", "id,name\n1,x\n")
+    shop.put("2.csv", "id,more,name\n2,m,y\n")
+    assert shop.run().faults == []
+    assert shop.data_rows() == [
+        {"id": "1", "name": "x", "more": None},
+        {"id": "2", "name": "y", "more": "m"},
+    ]
+
+
+def quarantined(shop: Shop) -> list[tuple[int, str, object]]:
+    return [(row["line_number"], row["reason"], json.loads(row["payload"])) for row in shop.quarantine()]
+
+
+def test_nul_bytes_go_to_quarantine(shop):
+    shop.put("1.csv", b"id,name\n1,a\n2,b\0c\n3,d\n")
+    assert shop.run().faults == []
+    assert quarantined(shop) == [(2, "NUL byte at byte 4", {"line": "2,b\0c"})]
+    assert [(row["id"], row["_sdc_line_number"]) for row in shop.rows()] == [("1", 1), ("3", 3)]
+    shop.assert_counted()
+    assert shop.batches[0].rows_extracted == 3
+
+
+def test_latin_1_text_goes_to_quarantine_with_its_bytes(shop):
+    shop.put("1.csv", "id,name\n1,ok é\n".encode() + "2,café\n".encode("latin-1"))
+    shop.run()
+    assert quarantined(shop) == [(2, "byte 0xe9 at byte 6 is not in the stream's encoding", {"line": "2,caf\\xe9"})]
+    assert shop.data_rows() == [{"id": "1", "name": "ok é"}]
+    shop.assert_counted()
+
+
+def test_wrong_field_counts_go_to_quarantine(shop):
+    shop.put("1.csv", 'id,name\n1,a\n2\n3,b,c\n4,"d\nd"\n5,"x",y\n6,e\n')
+    shop.run()
+    assert quarantined(shop) == [
+        (2, "1 fields instead of 2", {"line": "2"}),
+        (3, "3 fields instead of 2", {"line": "3,b,c"}),
+        (5, "3 fields instead of 2", {"line": '5,"x",y'}),
+    ]
+    assert [(row["id"], row["name"], row["_sdc_line_number"]) for row in shop.rows()] == [
+        ("1", "a", 1),
+        ("4", "d\nd", 4),
+        ("6", "e", 6),
+    ]
+    shop.assert_counted()
+
+
+def test_a_stray_quote_costs_its_own_line_only(shop):
+    shop.put("1.csv", 'id,name\n1,a\n2,"open\n3,b\n4,"c"\n5,"d"e\n6,f\n')
+    shop.run()
+    assert [(line, payload) for line, _, payload in quarantined(shop)] == [
+        (2, {"line": '2,"open'}),
+        (5, {"line": '5,"d"e'}),
+    ]
+    assert [row["id"] for row in shop.data_rows()] == ["1", "3", "4", "6"]
+    shop.assert_counted()
+
+
+def test_an_over_long_line_goes_to_quarantine_shortened(shop):
+    line = b"2," + b"x" * 5000
+    shop.put("1.csv", b"id,name\n1,a\n" + line + b"\n3,b\n")
+    shop.run(max_line_bytes=1000)
+    (number, reason, payload) = quarantined(shop)[0]
+    assert (number, reason) == (2, "line of 5002 bytes is longer than max_line_bytes (1000)")
+    assert payload == {
+        "line": line[:1000].decode(),
+        "truncated_from_bytes": 5002,
+        "sha256": hashlib.sha256(line).hexdigest(),
+    }
+    assert [row["_sdc_line_number"] for row in shop.rows()] == [1, 3]
+    shop.assert_counted()
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_100_mb_line_is_quarantined_in_bounded_memory(tmp_path, kind):
+    shop = Shop(tmp_path, keys=["id"], format=kind)
+    rows = {"csv": b"1,a\n%b\n3,b\n", "jsonl": b'{"id": 1}\n%b\n{"id": 3}\n'}[kind]
+    line = b"2," + b"x" * 100_000_000
+    shop.put("1", (b"id,name\n" if kind == "csv" else b"") + rows % line)
+    script = (
+        "import sys, json; from ingestion.taps.files import TapFiles; TapFiles(config=json.load(sys.stdin)).sync_all()"
+    )
+    start = "import resource; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30));"
+    subprocess.run(
+        [sys.executable, "-c", start + script],
+        input=json.dumps(shop.config),
+        text=True,
+        check=True,
+        capture_output=True,
+    )
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    assert peak < 700, f"{peak} MB"
+    (number, reason, payload) = quarantined(shop)[0]
+    assert number == 2 and "line of 100000002 bytes" in reason
+    assert payload["sha256"] == hashlib.sha256(line).hexdigest()
+    assert [row["id"] for row in shop.data_rows()] == ["1", "3"]
+    shop.assert_counted()
+
+
+def test_broken_rules_go_to_quarantine_with_the_record(tmp_path):
+    shop = Shop(tmp_path, keys=["id"], columns={"id": "integer", "price": "decimal", "at": "timestamp"})
+    shop.put("1.csv", "id,price,at\n1,1.10,2026-07-01\n,2,\n3,dear,\n4,,soon\n5,,\n")
+    shop.run()
+    assert [(row["reason"], row["column_name"], row["line_number"]) for row in shop.quarantine()] == [
+        ("key id is missing", "id", 2),
+        ("price is not a decimal", "price", 3),
+        ("at is not a timestamp", "at", 4),
+    ]
+    assert quarantined(shop)[1][2] == {"id": "3", "price": "dear", "at": None}
+    assert {row["source_file"] for row in shop.quarantine()} == {"1.csv"}
+    assert [row["id"] for row in shop.data_rows()] == ["1", "5"]
+    shop.assert_counted()
+
+
+def test_bad_json_lines_go_to_quarantine(tmp_path):
+    lines = [
+        '{"id": 1}',
+        "[1, 2]",
+        '{"id": 2',
+        '{"id": 3, "id": 4}',
+        '{"id": 5.50, "id": 6}',
+        '{"id": "a\\u0000b"}',
+        '{"id": "\\ud800"}',
+        '{"id": 1.10, "x": "\\ud800"}',
+        '{"id": 7.10,}',
+        '{"id": 8} x',
+        '{"id": 9}',
+    ]
+    shop = Shop(tmp_path, format="jsonl", keys=["id"])
+    shop.put("1.jsonl", "\n".join(lines))
+    assert shop.run().faults == []
+    assert [row["id"] for row in shop.data_rows()] == ["1", "9"]
+    assert [row["line_number"] for row in shop.quarantine()] == [2, 3, 4, 5, 6, 7, 8, 9, 10]
+    reasons = {row["line_number"]: row["reason"] for row in shop.quarantine()}
+    assert reasons[2] == "not a JSON object"
+    assert reasons[3] == reasons[9] == reasons[10] == "not JSON"
+    assert reasons[4] == reasons[5] == "a key occurs twice in the object"
+    assert [row["payload"] for row in shop.quarantine()][1] == json.dumps({"line": lines[2]}, separators=(",", ":"))
+    shop.assert_counted()
+
+
+@pytest.mark.parametrize("moment", ["sha256_of", "read_file"])
+def test_a_file_that_vanishes_midway(shop, monkeypatch, moment):
+    """The file goes away at the start of a step; the real step then meets the real absence."""
+    path = shop.put("1.csv", "id,name\n1,x\n")
+    shop.put("good.csv", GOOD)
+    step = getattr(files, moment)
+
+    def vanishing(*args, **kwargs):
+        path.unlink(missing_ok=True)
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(files, moment, vanishing)
+    run = shop.run()
+    assert len(run.faults) == 1 and run.faults[0].startswith("stream files-lines: 1.csv: ")
+    assert shop.data_rows() == [{"id": "90", "name": "good"}]
+
+
+def test_a_file_that_grows_midway(shop, monkeypatch):
+    path = shop.put("1.csv", "id,name\n1,x\n")
+    step = files.read_file
+
+    def growing(*args, **kwargs):
+        columns = step(*args, **kwargs)
+        with path.open("a") as file:
+            file.write("2,y\n")
+        return columns
+
+    monkeypatch.setattr(files, "read_file", growing)
+    run = shop.run()
+    assert "the file changed while it was being read" in run.faults[0]
+    assert shop.batches == []
+    monkeypatch.undo()
+    shop.run()
+    assert len(shop.data_rows()) == 2
+
+
+def test_a_link_to_nothing_is_no_file(shop):
+    path = shop.put("1.csv", "id,name\n1,x\n")
+    path.unlink()
+    path.symlink_to("1.csv")
+    shop.put("good.csv", GOOD)
+    run = shop.run()
+    assert run.faults == [] and shop.data_rows() == [{"id": "90", "name": "good"}]
