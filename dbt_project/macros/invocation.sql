@@ -50,9 +50,11 @@
 {#- The raw tables that this shop's staging reads, from the parsed project. -#}
 {% macro raw_sources() -%}
     {%- set found = [] -%}
-    {%- for node in graph.sources.values() | sort(attribute='unique_id') if node.source_name.startswith('raw_') -%}
-        {%- do found.append(node) -%}
-    {%- endfor -%}
+    {%- if execute -%}
+        {%- for node in graph.sources.values() | sort(attribute='unique_id') if node.source_name.startswith('raw_') -%}
+            {%- do found.append(node) -%}
+        {%- endfor -%}
+    {%- endif -%}
     {{ return(found) }}
 {%- endmacro %}
 

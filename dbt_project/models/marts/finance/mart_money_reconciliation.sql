@@ -50,14 +50,6 @@ adjustments_by_day as (
     group by date_id
 ),
 
-quarantined_by_day as (
-    select
-        {{ date_id(naive_utc('quarantined_at')) }} as date_id,
-        count(*) as quarantined_rows
-    from quarantine
-    group by {{ date_id(naive_utc('quarantined_at')) }}
-),
-
 days as (
     select date_id from recounted
     union
@@ -66,8 +58,36 @@ days as (
     select date_id from refunds_by_day
     union
     select date_id from adjustments_by_day
-    union
-    select date_id from quarantined_by_day
+),
+
+-- A day of quarantine without money counts with the last day of money before it (else the first), so that none is lost.
+quarantine_by_own_day as (
+    select
+        {{ date_id(naive_utc('quarantined_at')) }} as date_id,
+        count(*) as quarantined_rows
+    from quarantine
+    group by {{ date_id(naive_utc('quarantined_at')) }}
+),
+
+quarantine_by_known_day as (
+    select
+        quarantine_by_own_day.date_id as own_date_id,
+        quarantine_by_own_day.quarantined_rows,
+        coalesce(
+            max(case when days.date_id <= quarantine_by_own_day.date_id then days.date_id end),
+            min(days.date_id)
+        ) as date_id
+    from quarantine_by_own_day
+    cross join days
+    group by quarantine_by_own_day.date_id, quarantine_by_own_day.quarantined_rows
+),
+
+quarantined_by_day as (
+    select
+        date_id,
+        sum(quarantined_rows) as quarantined_rows
+    from quarantine_by_known_day
+    group by date_id
 ),
 
 amounts as (

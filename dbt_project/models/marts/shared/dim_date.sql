@@ -6,8 +6,6 @@ used_days as (
     select date_id from {{ ref('fact_refunds') }}
     union all
     select date_id from {{ ref('fact_adjustments') }}
-    union all
-    select {{ date_id(naive_utc('quarantined_at')) }} as date_id from {{ source('ops', 'quarantine') }}
 ),
 
 -- Whole years, so that a year's report has all of its days.

@@ -1,0 +1,56 @@
+-- Every refund that raw has now is in fact_refunds with its amount, unless its order or line is deleted, and no other is.
+-- Otherwise money that was given back still counts as earned.
+
+with
+
+refunds as (
+    select * from
+        {{ recounted('refunds', ['order_line_id', 'order_id', 'amount', 'shipping_amount']) }}
+            as recounted
+),
+
+order_items as (
+    select * from {{ recounted('order_items', ['order_id']) }} as recounted
+),
+
+orders as (
+    select * from {{ recounted('orders', []) }} as recounted
+),
+
+raw_refunds as (
+    select
+        'refund-' || refunds.refund_id as refund_line_id,
+        refunds.amount,
+        refunds.shipping_amount
+    from refunds
+    left join order_items
+        on refunds.order_line_id = order_items.order_line_id
+    left join orders
+        on coalesce(order_items.order_id, refunds.order_id) = orders.order_id
+    where
+        not refunds.is_deleted
+        and not coalesce(order_items.is_deleted, false)
+        and not coalesce(orders.is_deleted, false)
+),
+
+fact_refunds as (
+    select
+        refund_line_id,
+        amount,
+        shipping_amount
+    from {{ ref('fact_refunds') }}
+    where kind = 'refund'
+)
+
+select
+    raw_refunds.refund_line_id as raw_refund_line_id,
+    fact_refunds.refund_line_id as fact_refund_line_id
+from raw_refunds
+full outer join fact_refunds
+    on
+        raw_refunds.refund_line_id = fact_refunds.refund_line_id
+        and raw_refunds.amount = fact_refunds.amount
+        and raw_refunds.shipping_amount = fact_refunds.shipping_amount
+where
+    raw_refunds.refund_line_id is null
+    or fact_refunds.refund_line_id is null

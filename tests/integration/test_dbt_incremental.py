@@ -1,0 +1,143 @@
+"""Whatever arrives, and in whatever order: an incremental build ends where a full refresh of the same raw ends."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.dbt_warehouse import DbtWarehouse
+from tests.pipeline import ROOT
+
+Row = dict[str, Any]
+MODELS = ("--exclude", "resource_type:seed", "staging")
+
+
+def order(order_id: int, updated: str = "2024-01-02", **values: Any) -> Row:
+    """A version of an order."""
+    at = f"{updated}T00:00:00Z"
+    row = {"order_id": order_id, "user_id": 1, "status": "completed", "ordered_at": "2024-01-01 10:00:00"}
+    return row | {"shipping_cost": "5.00", "currency": "EUR", "updated_at": at} | values
+
+
+def line(line_id: int, order_id: int, updated: str = "2024-01-02", **values: Any) -> Row:
+    """A version of an order line."""
+    at = f"{updated}T00:00:00Z"
+    row = {"order_line_id": line_id, "order_id": order_id, "product_id": 1, "quantity": 1, "unit_price": "10.00"}
+    return row | {"discount": "0", "created_at": "2024-01-01T10:00:00Z", "updated_at": at} | values
+
+
+def refund(refund_id: int, line_id: int, order_id: int, updated: str = "2024-01-05", **values: Any) -> Row:
+    """A version of a refund."""
+    at = f"{updated}T00:00:00Z"
+    row = {"refund_id": refund_id, "order_line_id": line_id, "order_id": order_id, "amount": "4.00"}
+    return row | {"reason": "broken", "refunded_at": "2024-01-05T00:00:00Z", "updated_at": at} | values
+
+
+def user(user_id: int, updated: str = "2024-01-01", **values: Any) -> Row:
+    """A version of a user."""
+    at = f"{updated}T00:00:00Z"
+    row = {"user_id": user_id, "name": f"User {user_id}", "email": f"u{user_id}@example.com", "age": 30 + user_id % 7}
+    return row | {"country": "Germany", "registered_at": "2023-01-01", "updated_at": at} | values
+
+
+def product(product_id: int, updated: str = "2024-01-01", **values: Any) -> Row:
+    """A version of a product."""
+    row = {"product_id": product_id, "name": f"Product {product_id}", "category": "Toys", "price": "10.00"}
+    return row | {"updated_at": f"{updated}T00:00:00Z"} | values
+
+
+def deleted(row: Row, at: str = "2024-02-01") -> Row:
+    """The soft-deleted version of a row."""
+    return row | {"_operation": "delete", "deleted_at": f"{at}T00:00:00Z", "updated_at": f"{at}T00:00:00Z"}
+
+
+def withdrawn(row: Row) -> Row:
+    """The row as a changed file withdraws it."""
+    return row | {"_operation": "withdraw", "_deleted_at": "2026-01-01T00:00:00Z"}
+
+
+HISTORY = {
+    "crm.users": [user(1), user(2), user(3)],
+    "catalog.products": [product(1), product(2)],
+    "shop.orders": [order(number, user_id=number % 5 + 1) for number in range(1, 15)],
+    "shop.order_items": [
+        line(10 * number + place, number, product_id=place, quantity=place, discount="0.50" if place == 2 else "0")
+        for number in range(1, 14)
+        for place in (1, 2, 3)
+    ],
+    "shop.refunds": [refund(1, 11, 1), refund(2, 22, 2), refund(3, 999, 3)],
+    "web.events": [{"event_id": "e1", "event_type": "view", "occurred_at": "2024-01-01", "received_at": "2024-01-01"}],
+    "stock.stock_levels": [{"product_id": 1, "quantity_on_hand": 5, "recorded_at": "2024-01-01"}],
+}
+
+#: Everything that may happen to a row, in one load; then the answers to it, in a second.
+CHANGES = {
+    "shop.orders": [
+        order(1, "2024-01-10", status=" CANCELLED ", cancelled_at="2024-01-09T22:30:00Z"),
+        order(2, "2024-01-10", ordered_at="05/01/2024 10:00"),
+        deleted(order(3, user_id=4)),
+        withdrawn(order(4, user_id=5)),
+        order(5, "2023-12-31", status="pending", user_id=2),
+        order(20, user_id=9, shipping_cost="1.00"),
+        order(14, "2024-01-11", shipping_cost="0"),
+    ],
+    "shop.order_items": [
+        line(61, 7, "2024-01-10"),
+        deleted(line(72, 7)),
+        withdrawn(line(81, 8, product_id=1, quantity=1)),
+        line(500, 21),
+        line(501, 9, unit_price="-3.00"),
+        line(502, 20, product_id=9),
+        *[deleted(line(100 + place, 10)) for place in (1, 2, 3)],
+    ],
+    "shop.refunds": [refund(4, 61, 6), deleted(refund(2, 22, 2)), refund(5, 31, 3), refund(6, 72, 7), refund(7, 777, 21)],
+    "crm.users": [user(4), deleted(user(2)), user(1, "2023-01-01", name="Older")],
+    "catalog.products": [product(3), product(1, "2024-02-01", price="12.00")],
+}
+ANSWERS = {
+    "shop.orders": [
+        order(21, user_id=2),
+        order(3, "2024-03-01", user_id=4),
+        order(4, "2024-03-01", user_id=5) | {"_file": "other.csv"},
+        order(1, "2024-01-11", status="completed"),
+    ],
+    "shop.order_items": [line(777, 12, "2024-01-12"), line(61, 21, "2024-01-12"), line(81, 8, product_id=1, quantity=1)],
+    "shop.refunds": [withdrawn(refund(4, 61, 6)), refund(1, 11, 1, "2024-01-12", order_line_id=12)],
+    "crm.users": [user(9), withdrawn(user(3))],
+    "catalog.products": [product(9), deleted(product(2))],
+}
+
+
+def full_refresh(warehouse: DbtWarehouse, home: Path) -> dict[str, list[tuple]]:
+    """The marts of a full refresh from the same raw."""
+    again = warehouse.copy(home)
+    again.dbt("run", "--full-refresh", *MODELS)
+    marts = again.marts()
+    shutil.rmtree(home)
+    return marts
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> DbtWarehouse:
+    """A warehouse with the first loads, built."""
+    warehouse = DbtWarehouse.create(tmp_path / "home")
+    warehouse.parse()
+    warehouse.load(HISTORY)
+    warehouse.dbt("build", "--resource-type", "model", "seed")
+    return warehouse
+
+
+def test_an_incremental_build_equals_a_full_refresh(warehouse: DbtWarehouse, tmp_path: Path) -> None:
+    before = warehouse.marts()
+    for changes in (CHANGES, ANSWERS):
+        warehouse.load(changes)
+        warehouse.dbt("run", *MODELS)
+        marts = warehouse.marts()
+        assert marts == full_refresh(warehouse, tmp_path / "again")
+        assert all(marts[name] and marts[name] != before[name] for name in marts if name != "dim_date")
+        assert [row[0] for row in warehouse.query("select difference from mart_money_reconciliation where difference <> 0")] == []
+        before = marts
