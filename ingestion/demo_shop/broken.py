@@ -27,7 +27,7 @@ _PRODUCT = (
 )
 _RECORDS = {
     "orders": (
-        _ORDER + ",",
+        _ORDER + ",gift",
         _ORDER.replace("{n}", "", 1) + "x{n}",
         "{n},1,pending",
         _ORDER.replace("4.90", "free of charge"),
@@ -37,7 +37,7 @@ _RECORDS = {
     "order_items": (
         _LINE.replace(",1,9.99", ",two,9.99"),
         ",{n},1,1,9.99,0,2025-01-01T10:00:00Z,2025-01-01T10:00:00Z,",
-        _LINE + ",,",
+        _LINE + ",red,XL",
         "{n},{n}",
         _LINE.replace("9.99", "9.99 EUR"),
         _LINE.replace("2025-01-01T10:00:00Z", "yesterday"),

@@ -107,10 +107,11 @@ _MOMENTS = (
 
 def moments(text: pd.Series) -> pd.Series:
     """Moments in any of the documented notations as naive UTC datetime64[us]; NaT for null and for anything else."""
-    known = pd.Series(text.dropna().unique(), dtype=object)
+    codes, distinct = pd.factorize(text)
+    known = pd.Series(distinct, dtype=object)
     result = pd.Series(pd.NaT, index=known.index, dtype="datetime64[us, UTC]")
     for pattern, form in _MOMENTS:
-        chosen = known[known.str.fullmatch(pattern).astype(bool)]
+        chosen = known[known.str.fullmatch(pattern).eq(True)]
         if chosen.empty:
             continue
         if form in ("s", "ms"):
@@ -118,21 +119,20 @@ def moments(text: pd.Series) -> pd.Series:
         else:
             parsed = pd.to_datetime(chosen, format=form, utc=True, errors="coerce")
         result[chosen.index] = parsed.astype("datetime64[us, UTC]")
-    by_text = pd.Series(result.dt.tz_localize(None).array, index=known.array)
-    return text.map(by_text).astype("datetime64[us]")
+    return pd.Series(result.dt.tz_localize(None).array.take(codes, allow_fill=True), index=text.index)
 
 
 def money(text: pd.Series) -> pd.Series:
     """Decimal text as ten-thousandths (Int64); null stays null."""
-    known = pd.Series(text.dropna().unique(), dtype=object)
+    codes, distinct = pd.factorize(text)
     whole, fraction = [], []
-    for value in known:
+    for value in distinct:
         sign = -1 if value.startswith("-") else 1
         units, _, decimals = value.lstrip("+-").partition(".")
         whole.append(sign * int(units or 0) * 10_000)
         fraction.append(sign * int(decimals.ljust(4, "0") or 0))
-    ten_thousandths = pd.Series(whole, dtype="int64") + pd.Series(fraction, dtype="int64")
-    return text.map(pd.Series(ten_thousandths.array, index=known.array)).astype("Int64")
+    ten_thousandths = pd.Series(whole, dtype="Int64") + pd.Series(fraction, dtype="Int64")
+    return pd.Series(ten_thousandths.array.take(codes, allow_fill=True), index=text.index)
 
 
 @dataclass(frozen=True)

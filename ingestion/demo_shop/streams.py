@@ -224,8 +224,9 @@ class Streams:
         def known(users: np.ndarray) -> np.ndarray:
             return users[~shop.is_user_missing(users)]
 
-        # The history opens with the CRM as it was.
-        new = known(shop.users_of(-PAST_DAYS if first == 0 else first - 18, end))
+        # The history opens with the CRM as it was; some of it is late or repeated.
+        back = 18
+        new = known(shop.users_of(first - back if first >= back else -PAST_DAYS, end))
         day = np.maximum(shop.registered(new) // DAY, 0)
         day += np.where(dice.hit("user late", new, 60), 2 + dice.roll("user delay", new, 11), 0)
         twice, later = dice.hit("user twice", new, 80), dice.hit("user again", new, 50)

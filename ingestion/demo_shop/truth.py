@@ -181,8 +181,8 @@ def dim_date(date_ids: pd.Series) -> pd.DataFrame:
             "quarter": day.dt.quarter.astype("int64"),
             "month": day.dt.month.astype("int64"),
             "day": day.dt.day.astype("int64"),
-            "day_of_week": day.dt.dayofweek.astype("int64") + 1,
-            "is_weekend": day.dt.dayofweek >= 5,
+            "day_of_week": day.dt.day_of_week.astype("int64") + 1,
+            "is_weekend": day.dt.day_of_week >= 5,
         }
     )
 
@@ -290,14 +290,14 @@ class _Facts:
 
     def _make_cancellations(self) -> pd.DataFrame:
         orders = self._orders[self._orders["status"] == words.CANCELLED]
-        given_back = orders["cancelled_at"].fillna(orders["updated_at"])
-        given_back.index = orders["order_id"].astype("int64")
-        lines = self.sales[self.sales["order_id"].isin(given_back.index)]
-        moment = lines["order_id"].map(given_back)
-        line_moment = pd.Series(moment.array, index=lines["order_line_id"].array)
-        before = self._refunds[self._refunds["refunded_at"] < self._refunds["order_line_id"].map(line_moment)]
-        refunded = before.groupby("order_line_id")["amount"].sum()
-        rest = lines["amount"] - lines["order_line_id"].map(refunded).fillna(0).astype("int64")
+        orders = orders.assign(given_back=orders["cancelled_at"].fillna(orders["updated_at"]))
+        lines = self.sales.merge(orders[["order_id", "given_back"]], on="order_id")
+        refunds = self._refunds.rename(columns={"amount": "refunded"})[["order_line_id", "refunded", "refunded_at"]]
+        before = lines[["order_line_id", "given_back"]].merge(refunds, on="order_line_id")
+        before = before[before["refunded_at"] < before["given_back"]]
+        refunded = before.groupby("order_line_id")["refunded"].sum()
+        rest = lines["amount"] - refunded.reindex(lines["order_line_id"]).fillna(0).astype("int64").array
+        moment = lines["given_back"]
         return pd.DataFrame(
             {
                 "refund_line_id": "cancellation-" + lines["order_line_id"].astype(str),

@@ -203,7 +203,7 @@ class World:
 
     def is_order_missing(self, orders: np.ndarray) -> np.ndarray:
         """Orders that never arrive, although their lines do."""
-        return self.dice.hit("order never arrives", orders, 3000)
+        return self.dice.hit("order never arrives", orders, 2000)
 
     # Lines
 
@@ -235,4 +235,4 @@ class World:
 
     def is_line_missing(self, lines: np.ndarray) -> np.ndarray:
         """Lines that never arrive."""
-        return self.dice.hit("line never arrives", lines, 3000)
+        return self.dice.hit("line never arrives", lines, 1500)
