@@ -65,6 +65,7 @@ def rewrite(file: Path, change: dict[int, list[str] | None]) -> None:
     """Write a file anew with some of its rows (by number, from 0) replaced, or removed where None."""
     with gzip.open(file, "rt", newline="", encoding="utf-8") as lines:
         rows = list(csv.reader(lines))[1:]
+    file.unlink()  # a copy of a read-only file cannot be written in place
     replaced = [change.get(number, row) for number, row in enumerate(rows)]
     _write(file, [row for row in replaced if row is not None])
 

@@ -1,7 +1,7 @@
 """Online Retail, a real shop: what the warehouse holds equals the files, as their README and pandas count them.
 
-Quick size: the real files once; loads in shuffled orders, repeated and corrected, on a small folder of the same mess.
-`--full`: shuffled orders on the real files too.
+Quick size: the real files loaded once; shuffled, repeated and corrected loads on a small folder of the same mess.
+`--full`: those on the real files too, month by month.
 """
 
 from __future__ import annotations
@@ -159,18 +159,17 @@ def test_the_design_query_equals_pandas(warehouse: Pipeline, data: Path) -> None
     assert rows == pandas_rows
 
 
-def test_loads_in_any_order_repeated_renamed_and_corrected_end_in_the_same_marts(tmp_path: Path) -> None:
-    source = generate(tmp_path / "files")
+def test_loads_in_any_order_repeated_renamed_and_corrected_end_in_the_same_marts(tmp_path: Path, full: bool) -> None:
+    source = real_or_generated(tmp_path / "files") if full else generate(tmp_path / "files")
     data = tmp_path / "data"
     pipeline = Pipeline(tmp_path / "home", SHOP, data)
     data.mkdir()
-    pipeline.home.mkdir()
 
-    # Months in a shuffled order, in three loads with an incremental run each.
+    # Month by month in a shuffled order, an incremental run after each load.
     months = sorted({file.name[:7] for file in source.glob("*.csv.gz")})
     random.Random(4).shuffle(months)
     assert months != sorted(months)
-    for batch in (months[:1], months[1:3], months[3:]):
+    for batch in [[month] for month in months] if full else (months[:1], months[1:3], months[3:]):
         for month in batch:
             for file in source.glob(f"{month}-*.csv.gz"):
                 shutil.copy(file, data)
@@ -204,24 +203,3 @@ def test_loads_in_any_order_repeated_renamed_and_corrected_end_in_the_same_marts
     assert raw_rows(pipeline) > rows
     assert query(pipeline, "select count(*) from raw_files.transactions where _sdc_operation = 'withdraw'") == [(3,)]
     assert differences(without_deleted(pipeline.marts()), expected_marts(data, tmp_path / "corrected")) == []
-
-
-def test_real_files_month_by_month_in_shuffled_order(
-    warehouse: Pipeline, data: Path, full: bool, tmp_path: Path
-) -> None:
-    """Quick size: three days of three months. Full size: all files."""
-    months = sorted({file.name[:7] for file in data.glob("*.csv.gz")})
-    files = {month: sorted(data.glob(f"{month}-*.csv.gz"))[: None if full else 3] for month in months}
-    kept = months if full else [months[1], months[0], months[-1]]
-    if full:
-        random.Random(1).shuffle(kept)
-    fed = tmp_path / "data"
-    fed.mkdir()
-    pipeline = Pipeline(tmp_path / "home", SHOP, fed)
-    for month in kept:
-        for file in files[month]:
-            shutil.copy(file, fed)
-        pipeline.ingest()
-        pipeline.dbt(*MODELS_ONLY)
-    expected = warehouse.marts() if full else expected_marts(fed, tmp_path / "expected")
-    assert differences(pipeline.marts(), expected) == []
