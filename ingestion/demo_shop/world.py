@@ -23,6 +23,8 @@ _LINES_PER_ORDER = spread({1: 40, 2: 27, 3: 15, 4: 9, 5: 5, 6: 2, 7: 1, 8: 1})
 _MEAN_LINES_PERCENT = int(_LINES_PER_ORDER.sum())
 _QUANTITY = spread({1: 70, 2: 17, 3: 7, 4: 3, 5: 2, 10: 1})
 _NEW_USERS_PER_ORDERS_PERCENT = 22
+# A shop opens with at least and at most so many users: they all arrive on the first day.
+_FIRST_USERS = (40, 200_000)
 # Relative sales per mille. The mean over the two default years, growth included, is about 1000.
 _WEEKDAY = (1040, 980, 960, 980, 1000, 1060, 1120)
 _MONTH = (900, 860, 930, 950, 960, 940, 880, 900, 970, 1010, 1180, 1290)
@@ -89,7 +91,8 @@ class World:
         mean = config.lines * 100 * 10**6 // (config.days * _MEAN_LINES_PERCENT)
         millionths = season * noise // 1000 * mean // 1000
         self._orders_before = np.concatenate([[0], np.cumsum(millionths) // 10**6])
-        past = np.full(PAST_DAYS, max(mean * _NEW_USERS_PER_ORDERS_PERCENT // 100, 40 * 10**6 // PAST_DAYS + 1))
+        fewest, most = (users * 10**6 // PAST_DAYS + 1 for users in _FIRST_USERS)
+        past = np.full(PAST_DAYS, min(max(mean * _NEW_USERS_PER_ORDERS_PERCENT // 100, fewest), most))
         users = np.concatenate([past, millionths * _NEW_USERS_PER_ORDERS_PERCENT // 100])
         self._users_before = np.concatenate([[0], np.cumsum(users) // 10**6])
         self._make_products()
