@@ -12,7 +12,9 @@ codes as (
 parsed as (
     select
         -- ids
-        {{ md5_of("_sdc_source_file || '|' || _sdc_row_hash || '|' || cast(_sdc_occurrence as " ~ type_string() ~ ")") }} as line_id,
+        {{ md5_of(
+            "_sdc_source_file || '|' || _sdc_row_hash || '|' || cast(_sdc_occurrence as " ~ type_string() ~ ")"
+        ) }} as line_id,
         upper(trim({{ adapter.quote('InvoiceNo') }})) as invoice_number,
         upper(trim({{ adapter.quote('StockCode') }})) as stock_code,
         nullif(trim({{ adapter.quote('CustomerID') }}), '') as customer_number,

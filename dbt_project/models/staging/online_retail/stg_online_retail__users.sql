@@ -1,4 +1,5 @@
--- A customer is known by a number and a country alone. One row per received version of a line with a customer.
+-- A customer is known by a number and a country alone.
+-- One row per received version of a line with a customer.
 with
 
 lines as (
