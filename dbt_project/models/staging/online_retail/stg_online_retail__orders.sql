@@ -1,4 +1,4 @@
--- An invoice that sells or ships is an order; its lines say the same of it, except a minute in time.
+-- An invoice that sells or ships is an order; its lines say the same of it, but for a minute.
 -- One row per received version of such a line.
 with
 

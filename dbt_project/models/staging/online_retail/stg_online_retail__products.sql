@@ -1,6 +1,6 @@
--- Name and price are those of the latest line that sold the product; failing that, of the latest that
--- took it back. Other lines only show that the code exists: without a price, their text is a remark on
--- the stock ("damaged").
+-- Name and price are those of the latest line that sold the product; failing that, of the latest
+-- that took it back. Other lines only show that the code exists: they have no price, and their text
+-- is a remark on the stock ("damaged").
 -- One row per received version of a line with a product.
 with
 
