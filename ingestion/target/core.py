@@ -117,6 +117,9 @@ class Engine(Protocol):
     def record_stream(self, stream: Stream, keys: Sequence[str], schema: Mapping[str, Any]) -> None:
         """Note the stream's current keys and schema in ops.streams."""
 
+    def make_table(self, stream: Stream, columns: Mapping[str, str]) -> None:
+        """Make the raw table if there is none, so that a stream without rows can be read too."""
+
     def streams(self) -> dict[Stream, tuple[list[str], dict[str, Any]]]:
         """Keys and schema of each stream of ops.streams."""
 
@@ -397,10 +400,12 @@ class Run:
         return sum(loader.pending for loader in self.loaders.values())
 
     def finish(self) -> None:
-        """Note the syncs and close the run after everything is loaded.
+        """Note the syncs and close the run after everything is loaded; every stream has a table then.
 
         Raises UserError when too much of a stream was quarantined.
         """
+        for loader in self.loaders.values():
+            self.engine.make_table(loader.stream, loader.schema.types)
         excessive = [loader for loader in self.loaders.values() if self._is_excessive(loader.counts)]
         self._end("failed" if excessive else "ok", excessive)
         if excessive:

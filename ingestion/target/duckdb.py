@@ -150,12 +150,10 @@ class DuckDBEngine:
 
     def _fit_table(self, batch: Batch) -> None:
         """Make the raw table, or give it the batch's new columns and wider types."""
-        stream, table = batch.stream, _table(batch.stream)
+        stream = batch.stream
         described = self._con.execute(f"describe select * from read_parquet({literal(str(batch.file))})").fetchall()
         incoming = {row[0]: row[1] for row in described if row[0] not in METADATA_COLUMNS}
-        columns = ", ".join(f"{identifier(name)} {kind}" for name, kind in (incoming | METADATA_COLUMNS).items())
-        self._con.execute(f"create schema if not exists {identifier(stream.schema)}")
-        self._con.execute(f"create table if not exists {table} ({columns})")
+        table = self._create_table(stream, incoming)
         existing = {name.lower(): kind for name, kind in self.columns(stream).items()}
         for name, kind in incoming.items():
             old = existing.get(name.lower())
@@ -171,6 +169,13 @@ class DuckDBEngine:
                 )
             if new != old:
                 self._con.execute(f"alter table {table} alter column {identifier(name)} type {new}")
+
+    def _create_table(self, stream: Stream, columns: Mapping[str, str]) -> str:
+        """Make the raw table if there is none; returns its name."""
+        defined = ", ".join(f"{identifier(name)} {kind}" for name, kind in {**columns, **METADATA_COLUMNS}.items())
+        self._con.execute(f"create schema if not exists {identifier(stream.schema)}")
+        self._con.execute(f"create table if not exists {_table(stream)} ({defined})")
+        return _table(stream)
 
     def _check_count(self, batch: Batch) -> None:
         """A file that is not what its metadata says would break every count after it."""
@@ -232,6 +237,11 @@ class DuckDBEngine:
             self._con.execute("delete from ops.streams where source = ? and stream = ?", where)
             values = [*where, json.dumps(list(keys)), json.dumps(schema, default=str)]
             self._con.execute("insert into ops.streams values (?, ?, ?, ?, now())", values)
+
+    def make_table(self, stream: Stream, columns: Mapping[str, str]) -> None:
+        """Make the raw table if there is none, so that a stream without rows can be read too."""
+        with self._transaction():
+            self._create_table(stream, columns)
 
     def streams(self) -> dict[Stream, tuple[list[str], dict[str, Any]]]:
         """Keys and schema of each stream of ops.streams."""

@@ -47,7 +47,9 @@ def _replay_chunk(
 ) -> Counter[str]:
     records = {each.quarantine_id: record for each in chunk if (record := _record(each.payload, loader)) is not None}
     if config:
-        records = _passing(config, records)
+        from_files = {each.quarantine_id for each in chunk if each.source_file is not None}
+        plain_records = {each: record for each, record in records.items() if each not in from_files}
+        records = plain_records | _passing(config, {each: records[each] for each in records if each in from_files})
     ids: list[str] = []
     plain: list[Row] = []
     of_files: list[tuple[Row, Quarantined]] = []
@@ -95,6 +97,7 @@ def _record(payload: str, loader: Loader) -> dict[str, Any] | None:
 
 def _passing(config: FileStreamConfig, records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Those of a file stream's records that its rules let pass, with `_sdc_deleted_at` from its soft-delete column."""
+    records = {each: record for each, record in records.items() if _is_text(record)}
     if not records:
         return {}
     columns = list(dict.fromkeys(name for record in records.values() for name in record))
@@ -110,6 +113,10 @@ def _passing(config: FileStreamConfig, records: dict[str, dict[str, Any]]) -> di
             moment = timestamp_sql(f'trim("{config.deleted_at}")')
             deleted = dict(con.execute(f"select _sdc_line_number, cast({moment} as varchar) from records").fetchall())
     return {each: records[each] | {"_sdc_deleted_at": deleted.get(n)} for n, each in enumerate(ids) if n not in broken}
+
+
+def _is_text(record: Mapping[str, Any]) -> bool:
+    return all(value is None or isinstance(value, str) for value in record.values())
 
 
 def _places(run: Run, stream: Stream, of_files: Sequence[tuple[Row, Quarantined]]) -> list[Place]:

@@ -20,7 +20,7 @@ from singer_sdk.exceptions import (
     RecordsWithoutSchemaException,
 )
 from singer_sdk.helpers._batch import BaseBatchFileEncoding
-from singer_sdk.helpers.capabilities import PluginCapabilities, TargetCapabilities
+from singer_sdk.helpers.capabilities import PluginCapabilities
 from singer_sdk.io_base import SingerReader
 from singer_sdk.plugin_base import _ConfigInput
 from singer_sdk.singerlib.exceptions import InvalidInputLine
@@ -148,7 +148,6 @@ class TargetWarehouse(Target):
         PluginCapabilities.FLATTENING,
         PluginCapabilities.STRUCTURED_LOGGING,
         PluginCapabilities.BATCH,
-        TargetCapabilities.TARGET_SCHEMA,
     ]
     config_jsonschema = th.PropertiesList(
         th.Property("shop", th.StringType, description="The shop whose data this is; default: WAREHOUSE_SHOP."),
@@ -237,8 +236,8 @@ class TargetWarehouse(Target):
     def process_endofpipe(self) -> None:
         """Load what is pending and close the run."""
         super().process_endofpipe()
-        self.run.finish()
-        self._run = None
+        run, self._run = self.run, None
+        run.finish()
 
     def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
         """Stop at once: an open transaction rolls back, open batches are given up, the tap sends them again."""

@@ -1,0 +1,147 @@
+"""`warehouse-replay`: what passes now is loaded once, the rest waits on with its reason."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+
+import pytest
+
+from ingestion.lake import Stream, connect
+from ingestion.target import replay
+from tests.integration.test_target_loading import record, schema
+
+TEXT_AMOUNT = schema({"id": {"type": "integer"}, "amount": {"type": ["string", "null"]}})
+
+
+@pytest.fixture
+def run_replay(capsys, monkeypatch):
+    """Run the command in this process; returns what it printed."""
+
+    def run() -> str:
+        monkeypatch.setattr(sys, "argv", ["warehouse-replay"])
+        replay.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_records_that_pass_the_current_schema_are_loaded_once(warehouse, run_replay):
+    note = {"id": {"type": "integer"}, "note": {"type": "string", "maxLength": 3}}
+    warehouse.load([schema(note), record(id=1, note="ok"), record(id=2, note="long"), record(id=3, note=3)])
+    assert run_replay() == "shop-orders: 0 loaded, 0 known already, 2 still wait\n"
+    note["note"] = {"type": "string"}
+    warehouse.load([schema(note)])
+    before = warehouse.query("select count(*) from ops.syncs")
+    assert run_replay() == "shop-orders: 1 loaded, 0 known already, 1 still wait\n"
+    assert run_replay() == "shop-orders: 0 loaded, 0 known already, 1 still wait\n"
+    assert warehouse.query("select id, note from raw_shop.orders order by id") == [(1, "ok"), (2, "long")]
+    ((load_id, extracted),) = warehouse.query("select load_id, rows_extracted from ops.loads where kind = 'replay'")
+    assert extracted == 1
+    marks = warehouse.query("select payload, replayed_load_id, column_name from ops.quarantine order by quarantine_id")
+    assert marks == [('{"id":2,"note":"long"}', load_id, "note"), ('{"id":3,"note":3}', None, "note")]
+    assert warehouse.query("select count(*) from ops.syncs") == before
+    warehouse.check_identities()
+
+
+def test_a_record_that_came_again_meanwhile_is_known(warehouse, run_replay):
+    note = {"id": {"type": "integer"}, "note": {"type": "string", "maxLength": 3}}
+    warehouse.load([schema(note), record(id=2, note="long")])
+    note["note"] = {"type": "string"}
+    warehouse.load([schema(note), record(id=2, note="long")])
+    assert run_replay() == "shop-orders: 0 loaded, 1 known already, 0 still wait\n"
+    assert warehouse.query("select count(*) from raw_shop.orders") == [(1,)]
+    assert run_replay() == "nothing waits in quarantine\n"
+    warehouse.check_identities()
+
+
+def test_a_widened_column_lets_changed_types_through(warehouse, run_replay):
+    warehouse.load([schema(), record(id=1, amount=1)])
+    warehouse.load([TEXT_AMOUNT, record(id=2, amount="2 EUR")])
+    assert "1 still wait" in run_replay()
+    warehouse.query("alter table raw_shop.orders alter column amount type varchar")
+    assert "1 loaded" in run_replay()
+    assert warehouse.query("select amount from raw_shop.orders where id = 2") == [("2 EUR",)]
+
+
+def test_a_deleted_record_is_replayed_as_a_delete(warehouse, run_replay):
+    note = {"id": {"type": "integer"}, "note": {"type": "string", "maxLength": 3}}
+    deleted = record(id=2, note="long", _sdc_deleted_at="2026-01-01T00:00:00Z")
+    warehouse.load([schema(note), deleted])
+    warehouse.load([schema({"id": {"type": "integer"}, "note": {"type": "string"}})])
+    run_replay()
+    assert warehouse.query("select _sdc_operation, _sdc_deleted_at from raw_shop.orders") == [
+        ("delete", dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
+    ]
+
+
+def test_a_crash_between_lake_and_commit_is_made_good_by_the_next_replay(warehouse, run_replay, monkeypatch):
+    note = {"id": {"type": "integer"}, "note": {"type": "string", "maxLength": 3}}
+    warehouse.load([schema(note, keys=()), record(id=2, note="long"), record(id=2, note="long")])
+    warehouse.load([schema({"id": {"type": "integer"}, "note": {"type": "string"}}, keys=())])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("ingestion.target.core.Loader.commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run_replay()
+    run_replay()
+    assert warehouse.query("select count(*) from raw_shop.orders") == [(2,)]
+    assert warehouse.query("select count(*) from ops.quarantine where replayed_load_id is null") == [(0,)]
+    warehouse.check_identities()
+
+
+# Files
+
+
+@pytest.fixture
+def streams_file(tmp_path, monkeypatch):
+    """A shop's list of file streams, rewritten by the test."""
+    path = tmp_path / "streams.yml"
+    monkeypatch.setattr("ingestion.settings.Settings.streams_file", path)
+
+    def write(columns):
+        entry = {"name": "shop-orders", "path": "*.csv", "format": "csv", "keys": ["id"], "columns": columns}
+        path.write_text(json.dumps({"streams": [entry | {"deleted_at": "deleted_at"}]}))
+
+    return write
+
+
+def test_records_of_files_follow_the_rules_of_their_stream(warehouse, run_replay, streams_file):
+    streams_file({"quantity": "integer"})
+    text = {"type": ["string", "null"]}
+    with connect(warehouse.home / "spill") as con:
+        con.execute("create table rows as select '1' as id, '1' as quantity, null::varchar as deleted_at")
+        con.execute(
+            "create table bad (reason varchar, column_name varchar, payload varchar, source_file varchar,"
+            " line_number bigint)"
+        )
+        payloads = [
+            {"id": "2", "quantity": "two", "deleted_at": None},
+            {"id": "2", "quantity": "two", "deleted_at": None},
+            {"id": "3", "quantity": "three", "deleted_at": "2026-01-01T00:00:00Z"},
+            {"id": "", "quantity": "4", "deleted_at": None},
+            {"line": 'torn "line'},
+        ]
+        for number, payload in enumerate(payloads, start=7):
+            con.execute("insert into bad values ('rule', 'quantity', ?, 'a.csv', ?)", [json.dumps(payload), number])
+        closed = warehouse.lake.write(
+            con, Stream("shop", "orders"), rows="rows", quarantine="bad", batch_id="one",
+            origin={"source_file": "a.csv"}, extracted_at=dt.datetime.now(dt.UTC),
+        )  # fmt: skip
+    encoding = {"format": "parquet", "compression": "zstd"}
+    message = {"type": "BATCH", "stream": "shop-orders", "encoding": encoding, "manifest": [closed.file.as_uri()]}
+    warehouse.load([schema(dict.fromkeys(("id", "quantity", "deleted_at"), text)), message])
+    assert run_replay() == "shop-orders: 0 loaded, 0 known already, 5 still wait\n"
+    streams_file({})
+    assert run_replay() == "shop-orders: 3 loaded, 0 known already, 2 still wait\n"
+    rows = warehouse.query(
+        "select id, quantity, _sdc_operation, _sdc_source_file, _sdc_line_number, _sdc_occurrence,"
+        " _sdc_sequence = _sdc_load_id from raw_shop.orders where _sdc_load_id <> "
+        f"{closed.load_id} order by _sdc_line_number"
+    )
+    assert rows == [
+        ("2", "two", "upsert", "a.csv", 7, 1, True),
+        ("2", "two", "upsert", "a.csv", 8, 2, True),
+        ("3", "three", "delete", "a.csv", 9, 1, True),
+    ]
+    assert warehouse.lake.latest_by_source_file(Stream("shop", "orders"))["a.csv"] == closed
+    warehouse.check_identities()
