@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -64,6 +65,13 @@ def run(
         errors="replace",
         start_new_session=True,
     )
+
+    def end_with_it() -> None:
+        # What the command leaves behind may hold the pipe open, and the loop below would wait for it.
+        child.wait()
+        end_group(child.pid)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
     try:
         on_start(child.pid)
         assert child.stdout is not None

@@ -47,9 +47,13 @@ class HomeStateStoreManager(StateStoreManager):
     def get(self, state_id: str) -> MeltanoState | None:
         """The state of a pipeline; None when it has none."""
         try:
-            return MeltanoState.from_json(state_id, self._file(state_id).read_text())
+            state = MeltanoState.from_json(state_id, self._file(state_id).read_text())
         except FileNotFoundError:
             return None
+        # Meltano merges into these, and writes what it has none of as null.
+        state.completed_state = state.completed_state or {}
+        state.partial_state = state.partial_state or {}
+        return state
 
     def delete(self, state_id: str) -> None:
         """Forget the state of a pipeline."""
