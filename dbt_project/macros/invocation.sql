@@ -4,6 +4,7 @@
     {%- if execute and flags.WHICH in ['build', 'run', 'retry'] -%}
         {%- do check_raw() -%}
         {%- do create_ops_tables() -%}
+        {%- do step_back_behind_late_loads() -%}
         {%- do run_query("delete from " ~ ops_database() ~ ".ops.load_bound") -%}
         {%- do run_query(
             "insert into " ~ ops_database() ~ ".ops.load_bound select max(load_id), now() from "
@@ -11,6 +12,30 @@
         ) -%}
         {%- do drop_outdated_models() -%}
         {%- do record_start() -%}
+    {%- endif -%}
+{%- endmacro %}
+
+{#- A load gets its id when it is written to the lake, and may commit long after: its run was stopped, and the next one sent it
+    again. When its id is not above what builds have seen, every watermark steps back behind it; what is then recomputed once more
+    comes out the same. -#}
+{% macro step_back_behind_late_loads() -%}
+    {%- set late -%}
+        select min(loads.load_id)
+        from {{ source('ops', 'loads') }} as loads
+        inner join {{ ops_database() }}.ops.load_bound as last_bound
+            on
+                loads.load_id <= last_bound.load_id
+                and loads.committed_at > last_bound.fixed_at
+    {%- endset -%}
+    {%- set load_id = run_query(late).rows[0][0] -%}
+    {%- if load_id is not none -%}
+        {%- for database in model_databases() -%}
+            {%- do commit_now() -%}
+            {%- do run_query(
+                "update " ~ database ~ ".ops.watermarks set load_id = least(load_id, " ~ load_id ~ " - 1)"
+            ) -%}
+        {%- endfor -%}
+        {%- do commit_now() -%}
     {%- endif -%}
 {%- endmacro %}
 

@@ -90,21 +90,35 @@ class DbtWarehouse:
         shutil.copytree(self.home, home)
         return DbtWarehouse(home, self.project)
 
-    def load(self, versions: dict[str, list[dict[str, Any]]]) -> None:
-        """Append one load per stream. Keys that start with `_` are metadata: `_operation`, `_file`, `_occurrence`, `_deleted_at`."""
+    def reserve_loads(self, count: int) -> int:
+        """Give out load ids for loads that commit later; returns the first."""
+        self._last_load += count
+        return self._last_load - count + 1
+
+    def load(self, versions: dict[str, list[dict[str, Any]]], first_load: int | None = None) -> None:
+        """Append one load per stream, from `first_load` on where its ids were reserved.
+
+        Keys that start with `_` are metadata: `_operation`, `_file`, `_occurrence`, `_deleted_at`.
+        """
+        first_load = first_load or self.reserve_loads(len(versions))
         with self.connect() as connection:
-            for stream, rows in versions.items():
-                self._last_load += 1
+            for load_id, (stream, rows) in enumerate(versions.items(), start=first_load):
                 source, table = stream.split(".")
                 for number, row in enumerate(rows, start=1):
-                    self._append(connection, f"raw_{source}.{table}", STREAMS[stream].split(), row, number)
+                    self._append(connection, f"raw_{source}.{table}", STREAMS[stream].split(), row, number, load_id)
                 connection.execute(
                     "insert into ops.loads values (?, ?, ?, ?, 'batch', ?, ?, 0, 0, null, null, now(), now())",
-                    [self._last_load, str(self._last_load), source, table, len(rows), len(rows)],
+                    [load_id, str(load_id), source, table, len(rows), len(rows)],
                 )
 
     def _append(
-        self, connection: duckdb.DuckDBPyConnection, table: str, columns: list[str], row: dict[str, Any], number: int
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        table: str,
+        columns: list[str],
+        row: dict[str, Any],
+        number: int,
+        load_id: int,
     ) -> None:
         data = {name: str(value) for name, value in row.items() if not name.startswith("_") and value is not None}
         unknown = set(data) - set(columns)
@@ -114,8 +128,8 @@ class DbtWarehouse:
             **data,
             "_sdc_extracted_at": "2026-01-01T00:00:00Z",
             "_sdc_deleted_at": deleted_at,
-            "_sdc_sequence": self._last_load,
-            "_sdc_load_id": self._last_load,
+            "_sdc_sequence": load_id,
+            "_sdc_load_id": load_id,
             "_sdc_operation": row.get("_operation", "upsert"),
             "_sdc_row_hash": hashlib.md5(repr(sorted(data.items())).encode(), usedforsecurity=False).hexdigest(),
             "_sdc_source_file": row.get("_file", f"{table}.csv"),

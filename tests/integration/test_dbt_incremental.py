@@ -141,3 +141,14 @@ def test_an_incremental_build_equals_a_full_refresh(warehouse: DbtWarehouse, tmp
         assert all(marts[name] and marts[name] != before[name] for name in marts if name != "dim_date")
         assert [row[0] for row in warehouse.query("select difference from mart_money_reconciliation where difference <> 0")] == []
         before = marts
+
+
+def test_a_load_that_commits_after_later_ones_is_seen(warehouse: DbtWarehouse, tmp_path: Path) -> None:
+    warehouse.load({"shop.orders": [order(30)]})
+    early = warehouse.reserve_loads(1)
+    warehouse.load({"shop.orders": [order(31)]})
+    warehouse.dbt("run", *MODELS)
+    warehouse.load({"shop.order_items": [line(900, 30)]}, first_load=early)
+    warehouse.dbt("run", *MODELS)
+    assert warehouse.query("select order_id from fact_orders where order_line_id = 900") == [(30,)]
+    assert warehouse.marts() == full_refresh(warehouse, tmp_path / "again")
