@@ -25,12 +25,13 @@ import duckdb
 import pyarrow as pa
 
 from ingestion.errors import UserError
-from ingestion.lake import identifier, literal
+from ingestion.lake import identifier, literal, row_hash_sql
 from ingestion.taps.file_config import FileStreamConfig
 
 RECORDS = "records"
 REJECTS = "rejects"
 LINE_NUMBER = "_sdc_line_number"
+ROW_HASH = "_sdc_row_hash"
 
 _CHUNK = 1 << 20
 _OVERSIZE_PREFIX = 1000
@@ -84,11 +85,11 @@ def read_file(
     max_line_bytes: int,
     deselected: frozenset[str] = frozenset(),
 ) -> list[str]:
-    """Fill the temporary tables `records` and `rejects` of `con` from one file; return the data columns in file order.
+    """Fill the temporary tables `records` and `rejects` of `con` from one file; return the data columns in their order.
 
-    `records` has the data columns as text and `_sdc_line_number`, the record's number from 1; rejected lines are
-    numbered with the others, blank lines are not. `rejects` has reason, column_name, payload and line_number. `work`
-    takes intermediate files. Raises FileFault.
+    `records` has the data columns as text, `_sdc_row_hash` and `_sdc_line_number`: the record's number from 1. Rejected
+    lines are numbered with the others, blank lines are not. `rejects` has reason, column_name, payload and line_number.
+    `work` takes intermediate files. Raises FileFault.
     """
     con.execute(
         f"create or replace temp table {REJECTS}"
@@ -209,15 +210,18 @@ def _load_csv(
     types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in header)
     line_number = f"cast({LINE_NUMBER} as bigint)" if numbered else "row_number() over ()"
     # In a file of one column DuckDB makes a null of a blank line, which is no record.
+    # The sift ends records with \n; left to itself, DuckDB may take a \r inside quotes for the line end.
+    new_line = ", new_line = '\\n'" if numbered else ""
     where = f" where {identifier(header[0])} is not null" if len(header) == 1 else ""
     # allow_quoted_nulls = false: an empty field is null, a quoted empty one is the empty text.
     con.execute(
         f"create or replace temp table {RECORDS} as"
-        f" select {_select(columns)} {line_number} as {LINE_NUMBER}"
+        f" select *, {row_hash_sql(columns)} as {ROW_HASH}"
+        f" from (select {_select(columns)} {line_number} as {LINE_NUMBER}"
         f" from read_csv({literal(str(path))}, columns = {{{types}}}, auto_detect = false, header = {not numbered},"
         f" delim = {literal(config.delimiter)}, quote = '\"', escape = '\"', allow_quoted_nulls = false,"
         # Room for the record's number that the sift puts before it.
-        f" max_line_size = {max_line_bytes + 32}, strict_mode = true){where}"
+        f" max_line_size = {max_line_bytes + 32}, strict_mode = true{new_line}){where})"
     )
 
 
@@ -437,8 +441,9 @@ def _read_jsonl(
     values = "".join(f"v[{number}] as {identifier(name)}, " for number, name in enumerate(columns, start=1))
     extracted = f"json_extract_string(line, [{paths}])" if columns else "null"
     con.execute(
-        f"create or replace temp table {RECORDS} as select {values} {LINE_NUMBER}"
-        f" from (select {LINE_NUMBER}, {extracted} as v from json_lines where fault is null)"
+        f"create or replace temp table {RECORDS} as select *, {row_hash_sql(columns)} as {ROW_HASH}"
+        f" from (select {values} {LINE_NUMBER}"
+        f" from (select {LINE_NUMBER}, {extracted} as v from json_lines where fault is null))"
     )
     con.execute("drop table json_lines")
     return columns
@@ -497,8 +502,9 @@ def _read_parquet(
     columns = [name for name in types if name not in deselected]
     values = "".join(f"{_parquet_text(name, types[name])} as {identifier(name)}, " for name in columns)
     con.execute(
-        f"create or replace temp table {RECORDS} as select {values} file_row_number + 1 as {LINE_NUMBER}"
-        f" from read_parquet({literal(str(path))}, file_row_number = true)"
+        f"create or replace temp table {RECORDS} as select *, {row_hash_sql(columns)} as {ROW_HASH}"
+        f" from (select {values} file_row_number + 1 as {LINE_NUMBER}"
+        f" from read_parquet({literal(str(path))}, file_row_number = true))"
     )
     return columns
 

@@ -6,6 +6,7 @@ The checks are SQL over columns of text. They decide only whether a record is ta
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ingestion.lake import identifier, literal
 from ingestion.taps.file_config import FileStreamConfig
@@ -31,7 +32,8 @@ def timestamp_sql(text: str) -> str:
         f"case when regexp_full_match({text}, '{_ISO}') then try_cast({text} as timestamptz)"
         rf" when regexp_full_match({text}, '\d{{10}}') then to_timestamp(try_cast({text} as bigint))"
         rf" when regexp_full_match({text}, '\d{{13}}') then to_timestamp(try_cast({text} as bigint) / 1000.0)"
-        f" else cast(try_strptime({text}, [{formats}]) as timestamptz) end"
+        # All of these have a colon; strptime would also take the word infinity.
+        f" when contains({text}, ':') then cast(try_strptime({text}, [{formats}]) as timestamptz) end"
     )
 
 
@@ -48,26 +50,38 @@ def _is_type_sql(text: str, kind: str) -> str:
     return f"({timestamp_sql(text)}) is not null"
 
 
-def checks(config: FileStreamConfig, columns: Sequence[str]) -> list[tuple[str, str, str]]:
-    """What to check in a file with these columns: (column, SQL that is true for a breaker, reason)."""
-    result = []
+@dataclass(frozen=True)
+class _Rule:
+    """A check of one column: `suspect` is a cheap SQL condition that all breakers fulfil, `breaks` the exact one."""
+
+    column: str
+    reason: str
+    suspect: str
+    breaks: str
+
+
+def _rules(config: FileStreamConfig, columns: Sequence[str]) -> list[_Rule]:
+    rules = []
     if config.format != "csv":
         # In CSV files they are found as bytes; here they may be written as an escape.
-        result += [(name, f"contains({identifier(name)}, chr(0))", f"NUL character in {name}") for name in columns]
+        for name in columns:
+            contains = f"contains({identifier(name)}, chr(0))"
+            rules.append(_Rule(name, f"NUL character in {name}", contains, contains))
     for name in config.keys:
-        if name not in columns:
-            continue  # A file without records may show no columns.
-        result.append((name, f"coalesce(trim({identifier(name)}), '') = ''", f"key {name} is missing"))
+        if name in columns:  # A file without records may show no columns.
+            missing = f"coalesce(trim({identifier(name)}), '') = ''"
+            rules.append(_Rule(name, f"key {name} is missing", missing, missing))
     kinds = dict(config.columns)
     if config.deleted_at:
         kinds[config.deleted_at] = "timestamp"
     for name, kind in kinds.items():
         if name in columns:
             # An empty field is a missing value, which only a key forbids.
-            text = f"trim({identifier(name)})"
-            breaks = f"(coalesce({text}, '') <> '' and not coalesce({_is_type_sql(text, kind)}, false))"
-            result.append((name, breaks, f"{name} is not {_article(kind)}"))
-    return result
+            column, text = identifier(name), f"trim({identifier(name)})"
+            suspect = f"({column} is not null and not coalesce({_is_type_sql(column, kind)}, false))"
+            breaks = f"({text} <> '' and not coalesce({_is_type_sql(text, kind)}, false))"
+            rules.append(_Rule(name, f"{name} is not {_article(kind)}", suspect, breaks))
+    return rules
 
 
 def _article(kind: str) -> str:
@@ -79,17 +93,18 @@ def broken_sql(config: FileStreamConfig, columns: Sequence[str], records: str) -
 
     Columns: reason, column_name, payload (the record as a JSON object), line_number.
     """
-    rules = checks(config, columns)
+    rules = _rules(config, columns)
     if not rules:
         return None
     choice = " ".join(
-        f"when {condition} then {{'column_name': {literal(column)}, 'reason': {literal(reason)}}}"
-        for column, condition, reason in rules
+        f"when {rule.breaks} then {{'column_name': {literal(rule.column)}, 'reason': {literal(rule.reason)}}}"
+        for rule in rules
     )
+    suspect = " or ".join(rule.suspect for rule in rules)
     fields = ", ".join(f"{literal(name)}: {identifier(name)}" for name in columns)
     return (
         "select fault.reason as reason, fault.column_name as column_name,"
         f" cast(to_json({{{fields}}}) as varchar) as payload, line_number"
         f" from (select *, _sdc_line_number as line_number, case {choice} end as fault"
-        f" from {identifier(records)}) where fault is not null"
+        f" from {identifier(records)} where {suspect}) where fault is not null"
     )

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import duckdb
 
-from ingestion.lake import Batch, Lake, identifier, literal, row_hash_sql
+from ingestion.lake import Batch, Lake, identifier, literal
 from ingestion.taps.file_config import FileStreamConfig
-from ingestion.taps.file_reading import LINE_NUMBER, RECORDS, REJECTS, FileFault
+from ingestion.taps.file_reading import LINE_NUMBER, RECORDS, REJECTS, ROW_HASH, FileFault
 from ingestion.taps.file_rules import broken_sql, timestamp_sql
 
 _ROWS = "file_rows"
@@ -62,13 +62,13 @@ def write_batch(
     earlier = [each for each in lake.manifest(config.stream) if each.origin.get("source_file") == file.name]
     replaces = earlier[-1].batch_id if earlier else None
     records, rejects = (_value(con, f"select count(*) from {name}") for name in (RECORDS, REJECTS))
-    _number_occurrences(con, columns)
+    con.execute(f"create or replace temp view new_rows as {_new_rows_sql(con, config, columns)}")
     if earlier:
-        withdrawn = _compare_rows(con, config, columns, earlier, extracted_at)
+        withdrawn = _compare_rows(con, earlier, extracted_at)
         _compare_rejects(con, earlier, file)
     else:
         withdrawn = 0
-        con.execute(f"create or replace temp view {_ROWS} as {_new_rows_sql(config, columns)}")
+        con.execute(f"create or replace temp view {_ROWS} as from new_rows")
         con.execute(f"create or replace temp view {_QUARANTINE} as {_quarantine_sql(REJECTS, file)}")
     con.execute(
         f"create or replace temp view stamped_rows as select *, {literal(file.name)} as _sdc_source_file from {_ROWS}"
@@ -106,63 +106,53 @@ def _value(con: duckdb.DuckDBPyConnection, query: str) -> int:
     return row[0]
 
 
-def _number_occurrences(con: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> None:
-    """Make `hashes`: line number, row hash and occurrence of each record."""
+def _occurrences_sql(con: duckdb.DuckDBPyConnection) -> str:
+    """A query for `records` with `_sdc_occurrence`."""
     con.execute(
-        f"create or replace temp table hashes as select {LINE_NUMBER}, {row_hash_sql(columns)} as _sdc_row_hash"
-        f" from {RECORDS}"
+        f"create or replace temp table repeated as select {ROW_HASH} from {RECORDS} group by all having count(*) > 1"
     )
+    if not _value(con, "select count(*) from repeated"):
+        return f"select *, cast(1 as bigint) as _sdc_occurrence from {RECORDS}"
     # Repeated content is rare, and numbering everything would sort everything.
     con.execute(
-        "create or replace temp table repeated as"
-        f" select {LINE_NUMBER},"
-        f" row_number() over (partition by _sdc_row_hash order by {LINE_NUMBER}) as _sdc_occurrence"
-        " from hashes where _sdc_row_hash in (select _sdc_row_hash from hashes group by all having count(*) > 1)"
+        f"create or replace temp table numbered as select {LINE_NUMBER},"
+        f" row_number() over (partition by {ROW_HASH} order by {LINE_NUMBER}) as occurrence"
+        f" from {RECORDS} semi join repeated using ({ROW_HASH})"
+    )
+    return (
+        f"select {RECORDS}.*, coalesce(occurrence, 1) as _sdc_occurrence"
+        f" from {RECORDS} left join numbered using ({LINE_NUMBER})"
     )
 
 
-def _new_rows_sql(config: FileStreamConfig, columns: Sequence[str]) -> str:
-    """The file's records as rows of raw."""
+def _new_rows_sql(con: duckdb.DuckDBPyConnection, config: FileStreamConfig, columns: Sequence[str]) -> str:
+    """A query for the file's records as rows of raw."""
     deleted_at = "cast(null as timestamptz)"
     if config.deleted_at and config.deleted_at in columns:
         deleted_at = timestamp_sql(f"trim({identifier(config.deleted_at)})")
     return (
-        f"select {RECORDS}.*, _sdc_row_hash, coalesce(_sdc_occurrence, 1) as _sdc_occurrence,"
-        f" {deleted_at} as _sdc_deleted_at,"
-        " case when _sdc_deleted_at is null then 'upsert' else 'delete' end as _sdc_operation"
-        f" from {RECORDS} join hashes using ({LINE_NUMBER}) left join repeated using ({LINE_NUMBER})"
+        "select *, case when _sdc_deleted_at is null then 'upsert' else 'delete' end as _sdc_operation"
+        f" from (select *, {deleted_at} as _sdc_deleted_at from ({_occurrences_sql(con)}))"
     )
 
 
-def _compare_rows(
-    con: duckdb.DuckDBPyConnection,
-    config: FileStreamConfig,
-    columns: Sequence[str],
-    earlier: Sequence[Batch],
-    extracted_at: datetime,
-) -> int:
+def _compare_rows(con: duckdb.DuckDBPyConnection, earlier: Sequence[Batch], extracted_at: datetime) -> int:
     """Make the rows by multiset difference; return how many are withdrawn."""
+    lake_rows = _parquet([batch.file for batch in earlier])
     con.execute(
-        "create or replace temp table held as select _sdc_row_hash, _sdc_occurrence, max(_sdc_load_id) as _sdc_load_id"
-        f" from {_parquet([batch.file for batch in earlier])} group by _sdc_row_hash, _sdc_occurrence"
+        f"create or replace temp table held as select {ROW_HASH}, _sdc_occurrence, max(_sdc_load_id) as _sdc_load_id"
+        f" from {lake_rows} group by {ROW_HASH}, _sdc_occurrence"
         " having arg_max(_sdc_operation, _sdc_load_id) <> 'withdraw'"
     )
-    present = (
-        "select _sdc_row_hash, coalesce(_sdc_occurrence, 1) as _sdc_occurrence"
-        f" from hashes left join repeated using ({LINE_NUMBER})"
-    )
     con.execute(
-        f"create or replace temp table withdrawn as select * from held"
-        f" anti join ({present}) using (_sdc_row_hash, _sdc_occurrence)"
+        f"create or replace temp table withdrawn as from held anti join new_rows using ({ROW_HASH}, _sdc_occurrence)"
     )
-    data = ", ".join(identifier(name) for name in _data_columns(earlier))
+    data = "".join(f"{identifier(name)}, " for name in _data_columns(earlier))
     con.execute(
-        f"create or replace temp table compared as select * from ({_new_rows_sql(config, columns)})"
-        " anti join held using (_sdc_row_hash, _sdc_occurrence)"
-        f" union all by name select {data}{', ' if data else ''} {LINE_NUMBER}, _sdc_row_hash, _sdc_occurrence,"
+        f"create or replace temp table compared as from new_rows anti join held using ({ROW_HASH}, _sdc_occurrence)"
+        f" union all by name select {data}{LINE_NUMBER}, {ROW_HASH}, _sdc_occurrence,"
         f" cast({literal(extracted_at.isoformat())} as timestamptz) as _sdc_deleted_at, 'withdraw' as _sdc_operation"
-        f" from {_parquet([batch.file for batch in earlier])}"
-        " semi join withdrawn using (_sdc_row_hash, _sdc_occurrence, _sdc_load_id)"
+        f" from {lake_rows} semi join withdrawn using ({ROW_HASH}, _sdc_occurrence, _sdc_load_id)"
     )
     con.execute(f"create or replace temp view {_ROWS} as from compared")
     return _value(con, "select count(*) from withdrawn")

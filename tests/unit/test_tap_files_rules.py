@@ -1,0 +1,98 @@
+"""What counts as a value of a type."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import duckdb
+import pytest
+
+from ingestion.lake import connect
+from ingestion.taps.file_config import FileStreamConfig
+from ingestion.taps.file_rules import broken_sql, timestamp_sql
+
+GOOD = {
+    "integer": ["0", "-5", "+7", "007", " 12 ", "9223372036854775807"],
+    "decimal": ["0", "-1.50", "+.5", "5.", "1e3", "1E-5", " 2.0 "],
+    "boolean": ["true", "False", "t", "F", "yes", "no", "1", "0"],
+    "date": ["2026-07-01", "2024-02-29"],
+}
+BAD = {
+    "integer": ["1.0", "1e3", "0x1F", "1_000", "x", "1 2", "9223372036854775808", "--1"],
+    "decimal": ["1,5", "x", "1.2.3", "1_000", "NaN", "inf", ".", "€5"],
+    "boolean": ["2", "ja", "truth"],
+    "date": ["2026-02-30", "01/07/2026", "2026-7-1", "2026-07-01 10:00:00"],
+}
+# The contract's list, and the moment each one means.
+MOMENTS = {
+    "2026-07-01T10:20:30Z": (2026, 7, 1, 10, 20, 30),
+    "2026-07-01 10:20:30": (2026, 7, 1, 10, 20, 30),
+    "2026-07-01 10:20:30.5+02:00": (2026, 7, 1, 8, 20, 30, 500000),
+    "2026-07-01T10:20:30.123456-01:30": (2026, 7, 1, 11, 50, 30, 123456),
+    "2026-07-01": (2026, 7, 1),
+    "01/07/2026 10:20": (2026, 7, 1, 10, 20),
+    "01/07/2026 10:20:30": (2026, 7, 1, 10, 20, 30),
+    "2026/07/01 10:20": (2026, 7, 1, 10, 20),
+    "2026/07/01 10:20:30": (2026, 7, 1, 10, 20, 30),
+    "Jul 01, 2026 10:20": (2026, 7, 1, 10, 20),
+    "Jul 01, 2026 10:20:30": (2026, 7, 1, 10, 20, 30),
+    "1782901230": (2026, 7, 1, 10, 20, 30),
+    "1782901230500": (2026, 7, 1, 10, 20, 30, 500000),
+}
+NO_MOMENTS = [
+    "soon",
+    "2026-13-01",
+    "2026-02-30",
+    "32/07/2026 10:20",
+    "10:20",
+    "123",
+    "2026-07-01T25:00:00Z",
+    "infinity",
+]
+
+
+@pytest.fixture
+def con(tmp_path):
+    with connect(tmp_path) as con:
+        yield con
+
+
+def broken(con: duckdb.DuckDBPyConnection, kind: str, values: list[str | None]) -> list[str | None]:
+    config = FileStreamConfig(name="s", path="*", format="csv", columns={"v": kind})
+    con.execute("create or replace temp table records (v varchar, _sdc_line_number bigint)")
+    con.executemany("insert into records values (?, ?)", [[value, n] for n, value in enumerate(values)])
+    query = broken_sql(config, ["v"], "records")
+    assert query is not None
+    return [values[row[0]] for row in con.execute(f"select line_number from ({query}) order by 1").fetchall()]
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_types(con, kind):
+    assert broken(con, kind, GOOD[kind]) == []
+    assert broken(con, kind, BAD[kind]) == BAD[kind]
+
+
+@pytest.mark.parametrize("kind", [*GOOD, "timestamp"])
+def test_a_missing_value_is_of_every_type(con, kind):
+    assert broken(con, kind, [None, "", "  "]) == []
+
+
+def test_timestamps(con):
+    assert broken(con, "timestamp", [*MOMENTS, *NO_MOMENTS]) == NO_MOMENTS
+
+
+@pytest.mark.parametrize("text", MOMENTS)
+def test_timestamps_mean_a_moment(con, text):
+    (moment,) = con.execute(f"select {timestamp_sql('v')} from (select $1 as v)", [text]).fetchone()
+    assert moment.astimezone(UTC) == datetime(*MOMENTS[text], tzinfo=UTC)
+
+
+def test_a_stream_without_rules_needs_no_query():
+    assert broken_sql(FileStreamConfig(name="s", path="*", format="csv"), ["v"], "records") is None
+
+
+def test_the_first_broken_rule_is_told_with_the_record(con):
+    config = FileStreamConfig(name="s", path="*", format="csv", keys=("id",), columns={"n": "integer"})
+    con.execute("create temp table records as select null as id, 'x' as n, 1 as _sdc_line_number")
+    query = broken_sql(config, ["id", "n"], "records")
+    assert con.execute(query).fetchall() == [("key id is missing", "id", '{"id":null,"n":"x"}', 1)]
