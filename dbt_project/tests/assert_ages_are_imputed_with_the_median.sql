@@ -1,5 +1,6 @@
--- Every imputed age is the median of the ages that current users gave themselves, rounded half up, and every user but the
--- unknown one has an age as soon as one user has. Otherwise age groups shift without any user changing.
+-- Every imputed age is the median of the ages that current users gave themselves, rounded half
+-- up, and every user but the unknown one has an age as soon as one user has. Otherwise age
+-- groups shift without any user changing.
 
 with
 

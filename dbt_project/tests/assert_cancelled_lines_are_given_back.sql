@@ -1,5 +1,6 @@
--- Every line of a cancelled order, and no other, has one cancellation, which gives back its whole shipping and, with the
--- refunds before it, at least its amount. Otherwise net sales count orders that never happened.
+-- Every line of a cancelled order, and no other, has one cancellation, which gives back its
+-- whole shipping and, with the refunds before it, at least its amount. Otherwise net sales
+-- count orders that never happened.
 
 with
 

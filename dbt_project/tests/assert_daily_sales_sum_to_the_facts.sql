@@ -1,4 +1,5 @@
--- The days of mart_daily_sales sum to the facts, in money, lines and units. Otherwise a day got lost, or was joined twice.
+-- The days of mart_daily_sales sum to the facts, in money, lines and units. Otherwise a day got
+-- lost, or was joined twice.
 
 with
 
@@ -37,7 +38,7 @@ days as (
         coalesce(sum(refunds), 0) as refunds,
         coalesce(sum(adjustments), 0) as adjustments,
         coalesce(sum(net_sales), 0) as net_sales,
-        coalesce(sum(case when customers_count > orders_count then 1 end), 0) as days_with_too_many_customers
+        count(case when customers_count > orders_count then 1 end) as days_with_too_many_customers
     from {{ ref('mart_daily_sales') }}
 )
 

@@ -1,5 +1,6 @@
--- Every user and product that raw ever named is in its dimension, deleted ones with deleted_at, beside one unknown member.
--- Otherwise facts point to the unknown member although the shop knows better.
+-- Every user and product that raw ever named is in its dimension, deleted ones with deleted_at,
+-- beside one unknown member. Otherwise facts point to the unknown member although the shop
+-- knows better.
 
 with
 

@@ -1,5 +1,6 @@
--- Every order line that raw has now, of an order that is not deleted, is either a sale or an adjustment, and nothing else is.
--- Otherwise rows got lost or were counted twice in a way that sums to zero.
+-- Every order line that raw has now, of an order that is not deleted, is either a sale or an
+-- adjustment, and nothing else is. Otherwise rows got lost or were counted twice in a way that
+-- sums to zero.
 
 with
 

@@ -1,5 +1,5 @@
--- Every refund that raw has now is in fact_refunds with its amount, unless its order or line is deleted, and no other is.
--- Otherwise money that was given back still counts as earned.
+-- Every refund that raw has now is in fact_refunds with its amount, unless its order or line is
+-- deleted, and no other is. Otherwise money that was given back still counts as earned.
 
 with
 

@@ -1,5 +1,6 @@
--- What a load extracted was loaded, quarantined or dropped as known. Otherwise records vanished between the tap and raw.
--- A warehouse without any load has nothing to account for, and fails too.
+-- What a load extracted was loaded, quarantined or dropped as known. Otherwise records vanished
+-- between the tap and raw. A warehouse without any load has nothing to account for, and fails
+-- too.
 
 with
 

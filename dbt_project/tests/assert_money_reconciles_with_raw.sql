@@ -1,5 +1,6 @@
--- Raw's net value of every day, counted by its own route, is what the marts say of that day: sales + shipping - refunds
--- + adjustments. Otherwise money was lost, doubled or moved to another day on its way.
+-- Raw's net value of every day, counted by its own route, is what the marts say of that day:
+-- sales + shipping - refunds + adjustments. Otherwise money was lost, doubled or moved to
+-- another day on its way.
 
 select *
 from {{ ref('mart_money_reconciliation') }}

@@ -1,4 +1,5 @@
--- All money of a warehouse is in the shop's currency. Otherwise the sums of all marts add euros to pounds.
+-- All money of a warehouse is in the shop's currency. Otherwise the sums of all marts add euros
+-- to pounds.
 
 with
 

@@ -1,5 +1,5 @@
--- Raw has exactly the rows that the ledger says were loaded, load by load. Otherwise raw was changed by hand, or a load was
--- committed in part.
+-- Raw has exactly the rows that the ledger says were loaded, load by load. Otherwise raw was
+-- changed by hand, or a load was committed in part.
 
 with
 

@@ -1,5 +1,5 @@
--- Quarantined records are counted beside the money, each once. Otherwise the reconciliation says that all is well while
--- records wait to be repaired.
+-- Quarantined records are counted beside the money, each once. Otherwise the reconciliation
+-- says that all is well while records wait to be repaired.
 
 with
 

@@ -1,4 +1,5 @@
--- A shipping line has no date of its own: without its order its money would be on no day, and so in no mart.
+-- A shipping line has no date of its own: without its order its money would be on no day, and
+-- so in no mart.
 
 with
 

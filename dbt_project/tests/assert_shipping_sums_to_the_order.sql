@@ -1,5 +1,5 @@
--- The shares of an order's lines sum to the order's shipping exactly, and shipping without lines is an adjustment.
--- Otherwise the spreading loses or invents cents.
+-- The shares of an order's lines sum to the order's shipping exactly, and shipping without
+-- lines is an adjustment. Otherwise the spreading loses or invents cents.
 
 with
 

@@ -1,4 +1,5 @@
-{#- Raw's money by transaction day, from staging and by its own route: nothing here reads int_*__current or a fact. -#}
+{#- Raw's money by transaction day, from staging and by its own route: nothing here reads
+    int_*__current or a fact. -#}
 {{ config(materialized='view') }}
 
 with
@@ -8,7 +9,9 @@ statuses as (
 ),
 
 orders as (
-    select * from {{ recounted('orders', ['status', 'ordered_at', 'cancelled_at', 'shipping_cost']) }} as recounted
+    select * from
+        {{ recounted('orders', ['status', 'ordered_at', 'cancelled_at', 'shipping_cost']) }}
+            as recounted
 ),
 
 order_items as (
@@ -21,7 +24,10 @@ shipping_lines as (
 
 refunds as (
     select * from
-        {{ recounted('refunds', ['order_line_id', 'order_id', 'amount', 'shipping_amount', 'refunded_at']) }}
+        {{ recounted(
+            'refunds',
+            ['order_line_id', 'order_id', 'amount', 'shipping_amount', 'refunded_at']
+        ) }}
             as recounted
 ),
 
@@ -67,7 +73,9 @@ valid_lines as (
         order_items.amount,
         order_items.amount >= 0 and valid_orders.order_id is not null as is_sale,
         valid_orders.cancelled_at,
-        coalesce(valid_orders.ordered_at, order_items.created_at, order_items.version_at) as happened_at
+        coalesce(
+            valid_orders.ordered_at, order_items.created_at, order_items.version_at
+        ) as happened_at
     from order_items
     left join valid_orders
         on order_items.order_id = valid_orders.order_id
@@ -136,7 +144,9 @@ movements as (
 
     select
         valid_lines.cancelled_at as happened_at,
-        -greatest(valid_lines.amount - coalesce(refunded_before_cancellation.amount, 0), 0) as amount
+        -greatest(
+            valid_lines.amount - coalesce(refunded_before_cancellation.amount, 0), 0
+        ) as amount
     from valid_lines
     left join refunded_before_cancellation
         on valid_lines.order_line_id = refunded_before_cancellation.order_line_id

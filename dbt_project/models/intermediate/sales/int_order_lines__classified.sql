@@ -86,14 +86,19 @@ classified as (
     where orders_with_shipping.deleted_at is null
 ),
 
--- Shipping is spread in cents; in hundredths of a cent where the order's shipping is not whole cents.
+-- Shipping is spread in cents; in hundredths of a cent where the order's shipping is not whole
+-- cents.
 units_of_lines as (
     select
         order_line_id,
         order_id,
         case when order_shipping_cost < 0 then -1 else 1 end as shipping_sign,
-        case when order_shipping_cost = round(order_shipping_cost, 2) then 100 else 10000 end as units_per_currency,
-        cast(abs(order_shipping_cost) * 10000 as {{ wide_integer_type() }}) as shipping_ten_thousandths,
+        case
+            when order_shipping_cost = round(order_shipping_cost, 2) then 100
+            else 10000
+        end as units_per_currency,
+        cast(abs(order_shipping_cost) * 10000 as {{ wide_integer_type() }})
+            as shipping_ten_thousandths,
         cast(amount * 10000 as {{ wide_integer_type() }}) as amount_weight,
         cast(greatest(coalesce(quantity, 0), 0) as {{ wide_integer_type() }}) as quantity_weight,
         sum(amount) over (partition by order_id) as order_amount,
@@ -108,7 +113,8 @@ weighted_lines as (
         order_id,
         shipping_sign,
         units_per_currency,
-        {{ whole_quotient('shipping_ten_thousandths * units_per_currency', '10000') }} as shipping_units,
+        {{ whole_quotient('shipping_ten_thousandths * units_per_currency', '10000') }}
+            as shipping_units,
         case
             when order_amount > 0 then amount_weight
             when order_quantity > 0 then quantity_weight
@@ -149,7 +155,8 @@ allocated as (
             'shipping_sign * cast('
             ~ 'share_units + case when remainder_rank <= units_left then 1 else 0 end'
             ~ ' as decimal(14, 0))'
-            ~ ' * cast(case when units_per_currency = 100 then 0.01 else 0.0001 end as decimal(4, 4))'
+            ~ ' * cast(case when units_per_currency = 100 then 0.01 else 0.0001 end'
+            ~ ' as decimal(4, 4))'
         ) }} as shipping_cost
     from ranked_shares
 ),

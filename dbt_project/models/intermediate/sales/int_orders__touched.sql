@@ -1,6 +1,7 @@
-{#- Which load last changed anything that the facts say of an order: the order, a line, shipping line, refund or adjustment that
-    any version put into it, or the first appearance of its user or of a product. Facts recompute the orders whose load is
-    beyond their watermark; the rows of an order depend on nothing outside of it. -#}
+{#- Which load last changed anything that the facts say of an order: the order, a line, shipping
+    line, refund or adjustment that any version put into it, or the first appearance of its user
+    or of a product. Facts recompute the orders whose load is beyond their watermark; the rows
+    of an order depend on nothing outside of it. -#}
 {{ config(unique_key='order_id') }}
 
 with
@@ -57,7 +58,8 @@ changed_refunds as (
     where {{ is_news('_changed_load_id') }}
 ),
 
--- A line, refund or adjustment may move between orders: every order that any of its versions named is touched.
+-- A line, refund or adjustment may move between orders: every order that any of its versions
+-- named is touched.
 line_versions as (
     select
         {{ known_order('received.order_id') }} as order_id,
@@ -134,7 +136,8 @@ touches as (
 
     union all
 
-    -- A refund belongs to the order of its line; before the line was known, to the order that it names itself.
+    -- A refund belongs to the order of its line; before the line was known, to the order that
+    -- it names itself.
     select
         order_items.order_id,
         refund_versions._changed_load_id

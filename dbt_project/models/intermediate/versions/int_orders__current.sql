@@ -10,7 +10,8 @@ with_accepted_status as (
     select
         current_rows.order_id,
         current_rows.user_id,
-        -- A word that the seed lacks stays as it is, and the test of accepted statuses blocks publishing.
+        -- A word that the seed lacks stays as it is, and the test of accepted statuses blocks
+        -- publishing.
         coalesce(statuses.status, current_rows.status) as status,
         current_rows.ordered_at,
         current_rows.cancelled_at,

@@ -43,7 +43,8 @@ products as (
     select * from {{ ref('int_products__current') }}
 ),
 
--- A refund belongs to the order of its line, so that the two never part; without the line, to the order that it names.
+-- A refund belongs to the order of its line, so that the two never part; without the line, to
+-- the order that it names.
 refunds_with_line as (
     select
         refunds.refund_id,

@@ -60,7 +60,8 @@ days as (
     select date_id from adjustments_by_day
 ),
 
--- A day of quarantine without money counts with the last day of money before it (else the first), so that none is lost.
+-- A day of quarantine without money counts with the last day of money before it (else the
+-- first), so that none is lost.
 quarantine_by_own_day as (
     select
         {{ date_id(naive_utc('quarantined_at')) }} as date_id,

@@ -37,11 +37,18 @@ numbers as (
     cross join digits as ten_thousands
 ),
 
-days as (
-    select {{ add_days("make_date(years.first_year, 1, 1)", "numbers.number") }} as day
+candidate_days as (
+    select
+        years.last_year,
+        {{ add_days('make_date(years.first_year, 1, 1)', 'numbers.number') }} as day
     from numbers
     cross join years
-    where {{ add_days("make_date(years.first_year, 1, 1)", "numbers.number") }} <= make_date(years.last_year, 12, 31)
+),
+
+days as (
+    select day
+    from candidate_days
+    where extract(year from day) <= last_year
 ),
 
 dim_date as (

@@ -11,7 +11,8 @@ orders as (
         {{ to_integer('order_id') }} as order_id,
         {{ to_integer('user_id') }} as user_id,
 
-        -- text: the shop's own word, which int_orders__current maps to pending, completed or cancelled
+        -- text: the shop's own word, which int_orders__current maps to pending, completed or
+        -- cancelled
         lower(trim(status)) as status,
 
         -- timestamps

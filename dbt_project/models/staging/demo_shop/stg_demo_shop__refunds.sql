@@ -7,7 +7,8 @@ source as (
 
 refunds as (
     select
-        -- ids: a refund of this shop names its line, so product and user are those of the line and its order
+        -- ids: a refund of this shop names its line, so product and user are those of the line
+        -- and its order
         cast(trim(refund_id) as {{ type_string() }}) as refund_id,
         {{ to_integer('order_line_id') }} as order_line_id,
         {{ to_integer('order_id') }} as order_id,
