@@ -200,8 +200,8 @@ def _take(root: Path, number: int) -> list[int]:
 
 
 def test_load_ids_never_repeat_across_processes(lake):
-    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
-        taken = [each for ids in pool.map(_take, [lake.root] * 4, [100] * 4) for each in ids]
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        taken = [each for ids in pool.map(_take, [lake.root] * 2, [200] * 2) for each in ids]
     assert len(set(taken)) == 400
 
 
