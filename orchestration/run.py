@@ -254,12 +254,25 @@ class Run:
         return [
             (again, why),
             (
-                f".venv/bin/python -c \"import duckdb; print(duckdb.connect('{self.home.published_file}', "
+                f".venv/bin/python -c \"import duckdb; print(duckdb.connect('{_shown(self.home.published_file)}', "
                 f"read_only=True).sql('{query}'))\"",
                 "the last week's sales",
             ),
-            (f"{variables}.venv/bin/dbt docs serve", f"models and lineage; also {self.home.home / 'docs/index.html'}"),
+            (
+                f"{variables}.venv/bin/dbt docs serve",
+                f"models and lineage; also {_shown(self.home.home / 'docs/index.html')}",
+            ),
         ]
+
+
+def _where() -> str:
+    """Where the next commands are to be typed, unless it is here."""
+    return "" if Path.cwd() == PROJECT_ROOT else f", in {PROJECT_ROOT}"
+
+
+def _shown(path: Path) -> Path:
+    """The path as one types it in the project's folder."""
+    return path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else path
 
 
 def what_matters(lines: list[str]) -> list[str]:
@@ -360,7 +373,7 @@ def main() -> int:
                 with Progress() as progress:
                     run = Run(home, options, lock, progress)
                     run.execute()
-                print("\n" + summary.text(run.result, run.next_commands()))
+                print("\n" + summary.text(run.result, _where(), run.next_commands()))
                 return 0
     except StageFailed as error:
         print(f"\nscripts/run: {error}. What it said:", file=sys.stderr)

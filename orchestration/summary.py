@@ -120,13 +120,13 @@ def _records(connection: duckdb.DuckDBPyConnection, query: str, parameters: list
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
-def text(run: Record, next_commands: list[tuple[str, str]]) -> str:
-    """The summary of a published run, ready to print."""
+def text(run: Record, where: str, next_commands: list[tuple[str, str]]) -> str:
+    """The summary of a published run, ready to print; `where` follows the word Next."""
     parts = [_streams_text(run["streams"]), _build_text(run), _revenue_text(run["revenue"])]
     if run["changes"] is not None:
         parts.append(_changes_text(run["changes"]))
     parts.append("  ".join(f"{stage['name']} {stage['seconds']:.1f} s" for stage in run["stages"]))
-    parts.append("Next:\n" + "\n".join(f"  # {why}\n  {command}" for command, why in next_commands))
+    parts.append(f"Next{where}:\n" + "\n".join(f"  # {why}\n  {command}" for command, why in next_commands))
     return "\n\n".join(parts)
 
 
