@@ -235,8 +235,8 @@ def test_a_wrong_path_is_one_line(warehouse, tmp_path):
 def test_a_full_disk_is_one_line_and_no_half_loaded_data(warehouse):
     """A limit on the size of files stands in for the full disk: the same calls fail at the same places."""
     warehouse.load([schema(), record(id=0)])
-    messages = [schema(), *(record(id=n, amount=n, note=f"{random.random()}" * 10) for n in range(1, 8_000))]
-    limit = 300_000
+    messages = [schema(), *(record(id=n, amount=n, note=f"{random.random()}" * 10) for n in range(1, 12_000))]
+    limit = 500_000
     done = subprocess.run(
         [TARGET], input=text(messages), capture_output=True, text=True,
         preexec_fn=lambda: (
@@ -249,7 +249,7 @@ def test_a_full_disk_is_one_line_and_no_half_loaded_data(warehouse):
     assert warehouse.query("select count(*) from raw_shop.orders") == [(1,)]
     assert [path.name for path in (warehouse.home / "lake/raw/shop/orders").iterdir() if "tmp" in path.name] == []
     warehouse.load(messages)
-    assert warehouse.query("select count(*) from raw_shop.orders") == [(8_000,)]
+    assert warehouse.query("select count(*) from raw_shop.orders") == [(12_000,)]
     warehouse.check_identities()
 
 
