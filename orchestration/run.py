@@ -146,7 +146,10 @@ class Run:
                     self._begin(tasks[0])
 
         # --force: the lock of this home says that no run is at work, so what Meltano remembers is a killed one.
-        code = self._start(["meltano", "--log-format", "json", "run", "--force", "daily"], on_line)
+        try:
+            code = self._start(["meltano", "--log-format", "json", "run", "--force", "daily"], on_line)
+        finally:
+            self.result["streams"] = summary.streams(self.home, self._since)
         if code:
             raise StageFailed(tasks[0] if tasks else "meltano", what_matters(self._lines))
         self.result["is_published"] = True
@@ -203,10 +206,7 @@ class Run:
                 on_line=on_line,
             )
         finally:
-            try:
-                self.result["streams"] = summary.streams(self.home, self._since)
-            finally:
-                self._remember_group(None)
+            self._remember_group(None)
 
     def _remember_group(self, group: int | None) -> None:
         """Write into the lock which process group is ours, for the next run if this one is killed."""

@@ -27,8 +27,8 @@ def streams(home: Settings, since: datetime) -> list[Record]:
     """Rows per stream that the target took up since then: extracted = loaded + quarantined + dropped."""
     if not home.warehouse_file.exists():
         return []
-    with duckdb.connect(str(home.warehouse_file), read_only=True) as connection:
-        try:
+    try:
+        with duckdb.connect(str(home.warehouse_file), read_only=True) as connection:
             return _records(
                 connection,
                 "select source || '-' || stream as stream, sum(rows_extracted)::bigint as extracted,"
@@ -37,8 +37,10 @@ def streams(home: Settings, since: datetime) -> list[Record]:
                 " from ops.syncs where finished_at >= ? group by source, stream order by source, stream",
                 [since],
             )
-        except duckdb.CatalogException:
-            return []  # the run ended before the target made its tables
+    except duckdb.IOException:
+        return []  # another process holds the warehouse: the stage failed for it, and says so
+    except duckdb.CatalogException:
+        return []  # the run ended before the target made its tables
 
 
 def build(home: Settings) -> Record | None:
