@@ -31,6 +31,7 @@ x,1,paid,2025-03-09T10:00:00Z,,2,EUR,2025-03-10T00:00:00Z,
 ,1,paid,2025-03-09T10:00:00Z,,2,EUR,2025-03-10T00:00:00Z,
 8,1,paid,2025-02-30T10:00:00Z,,2,EUR,2025-03-10T00:00:00Z,
 9,1,paid,2025-03-09T10:00:00Z,,two,EUR,2025-03-10T00:00:00Z,
+10,1,paid,2025-03-11T10:00:00Z,,0,EUR,2025-03-11T10:00:00Z,
 """
 LINES = """\
 order_line_id,order_id,product_id,quantity,unit_price,discount,created_at,updated_at,deleted_at
@@ -44,7 +45,7 @@ order_line_id,order_id,product_id,quantity,unit_price,discount,created_at,update
 32,3,1,2,0,0,2025-03-05T12:00:00Z,2025-03-05T12:00:00Z,
 51,5,1,1,10,0,2025-03-07T12:00:00Z,2025-03-07T12:00:00Z,
 61,6,1,1,1,5,2025-03-09T09:00:00Z,2025-03-09T09:00:00Z,
-71,77,1,1,9.99,0,2025-03-09T23:00:00Z,2025-03-09T23:00:00Z,
+71,77,1,1,9.99,0,2025-03-09T23:00:00Z,2025-03-10T23:30:00Z,
 """
 REFUNDS = """\
 refund_id,order_line_id,order_id,amount,reason,refunded_at,updated_at,deleted_at
@@ -55,6 +56,7 @@ refund_id,order_line_id,order_id,amount,reason,refunded_at,updated_at,deleted_at
 5,21,2,1,,2025-03-04T08:00:01Z,2025-03-04T08:00:01Z,
 6,99,3,0.5,,2025-03-06T10:00:00Z,2025-03-06T10:00:00Z,
 7,51,5,10,,2025-03-07T13:00:00Z,2025-03-07T13:00:00Z,
+8,22,2,20,,2025-03-03T10:00:00Z,2025-03-03T10:00:00Z,
 """
 USER = {"phone": None, "country": "Germany", "registered_at": "2025-01-01", "deleted_at": None}
 USERS = [
@@ -134,7 +136,8 @@ def test_sales_of_the_tiny_shop(tiny: Path) -> None:
 
 def test_refunds_of_the_tiny_shop(tiny: Path) -> None:
     refunds = truth.compute(tiny)["fact_refunds"]
-    # Gone: refund 2 itself, 3 with its line, 7 with its order. Line 21 had 15.50 back before the cancellation.
+    # Gone: refund 2 itself, 3 with its line, 7 with its order. Line 21 had 15.50 back before the
+    # cancellation, line 22 more than it was worth.
     columns = "refund_line_id kind order_line_id order_id user_id product_id date_id amount shipping_amount refunded_at"
     assert rows(refunds, columns) == [
         (
@@ -142,7 +145,7 @@ def test_refunds_of_the_tiny_shop(tiny: Path) -> None:
             pd.Timestamp("2025-03-04 08:00:00"),
         ),
         (
-            *("cancellation-22", "cancellation", 22, 2, 2, -1, 20250304, money("15"), money("1.34")),
+            *("cancellation-22", "cancellation", 22, 2, 2, -1, 20250304, money("0"), money("1.34")),
             pd.Timestamp("2025-03-04 08:00:00"),
         ),
         (
@@ -160,6 +163,10 @@ def test_refunds_of_the_tiny_shop(tiny: Path) -> None:
         (
             *("refund-6", "refund", 99, 3, -1, -1, 20250306, money("0.5"), money("0")),
             pd.Timestamp("2025-03-06 10:00:00"),
+        ),
+        (
+            *("refund-8", "refund", 22, 2, 2, -1, 20250303, money("20"), money("0")),
+            pd.Timestamp("2025-03-03 10:00:00"),
         ),
     ]
 
@@ -222,8 +229,8 @@ def test_days_of_the_tiny_shop(tiny: Path) -> None:
     expected = [
         (20250301, 1, 2, 3, 1, "30", "1", "0", "0", "31"),
         (20250302, 1, 2, 4, 1, "55", "4.9", "0", "0", "59.9"),
-        (20250303, 0, 0, 0, 0, "0", "0", "20.5", "0", "-20.5"),
-        (20250304, 0, 0, 0, 0, "0", "0", "45.4", "0", "-45.4"),
+        (20250303, 0, 0, 0, 0, "0", "0", "40.5", "0", "-40.5"),
+        (20250304, 0, 0, 0, 0, "0", "0", "30.4", "0", "-30.4"),
         (20250305, 1, 2, 3, 1, "0", "0.05", "0", "0", "0.05"),
         (20250306, 0, 0, 0, 0, "0", "0", "0.5", "2.5", "2"),
         (20250309, 0, 0, 0, 0, "0", "0", "0", "-2", "-2"),
