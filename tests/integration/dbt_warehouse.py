@@ -1,7 +1,7 @@
 """A small warehouse whose raw tables are written by hand, and dbt run over it in this process.
 
-What target-warehouse would have written (docs/contracts.md, "Raw tables") is written here row by row, so that each test says
-exactly which versions arrived in which load.
+What target-warehouse would have written (docs/contracts.md, "Raw tables") is written here row by row, so that each test
+says exactly which versions arrived in which load.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from tests.pipeline import MART_KEYS, ROOT
 
 STREAMS = {
     "shop.orders": "order_id user_id status ordered_at cancelled_at shipping_cost currency updated_at deleted_at",
-    "shop.order_items": "order_line_id order_id product_id quantity unit_price discount created_at updated_at deleted_at",
+    "shop.order_items": (
+        "order_line_id order_id product_id quantity unit_price discount created_at updated_at deleted_at"
+    ),
     "shop.refunds": "refund_id order_line_id order_id amount reason refunded_at updated_at deleted_at",
     "crm.users": "user_id name email phone age country registered_at updated_at deleted_at",
     "catalog.products": "product_id name category price updated_at deleted_at",
@@ -31,9 +33,10 @@ STREAMS = {
     "stock.stock_levels": "product_id quantity_on_hand recorded_at",
 }
 METADATA = """
-    _sdc_extracted_at timestamptz, _sdc_received_at timestamptz, _sdc_batched_at timestamptz, _sdc_deleted_at timestamptz,
-    _sdc_sequence bigint, _sdc_table_version bigint, _sdc_sync_started_at bigint, _sdc_load_id bigint,
-    _sdc_operation varchar, _sdc_row_hash varchar, _sdc_source_file varchar, _sdc_line_number bigint, _sdc_occurrence bigint
+    _sdc_extracted_at timestamptz, _sdc_received_at timestamptz, _sdc_batched_at timestamptz,
+    _sdc_deleted_at timestamptz, _sdc_sequence bigint, _sdc_table_version bigint, _sdc_sync_started_at bigint,
+    _sdc_load_id bigint, _sdc_operation varchar, _sdc_row_hash varchar, _sdc_source_file varchar,
+    _sdc_line_number bigint, _sdc_occurrence bigint
 """
 OPS = """
     create schema ops;
@@ -48,7 +51,9 @@ OPS = """
         quarantine_id varchar, load_id bigint, source varchar, stream varchar, reason varchar, column_name varchar,
         payload varchar, source_file varchar, line_number bigint, quarantined_at timestamptz, replayed_load_id bigint
     );
-    create table ops.streams (source varchar, stream varchar, key_properties varchar, schema varchar, updated_at timestamptz);
+    create table ops.streams (
+        source varchar, stream varchar, key_properties varchar, schema varchar, updated_at timestamptz
+    );
     create table ops.syncs (
         sync_id varchar, source varchar, stream varchar, started_at timestamptz, finished_at timestamptz,
         rows_extracted bigint, rows_loaded bigint, rows_quarantined bigint, rows_dropped bigint, status varchar
@@ -167,7 +172,9 @@ class DbtWarehouse:
         """What dbt says of a failed run."""
         if result.exception:
             return str(result.exception)
-        return "\n".join(f"{node.node.name}: {node.message}" for node in result.result if node.status in ("error", "fail"))
+        return "\n".join(
+            f"{node.node.name}: {node.message}" for node in result.result if node.status in ("error", "fail")
+        )
 
     @contextmanager
     def _environment(self) -> Iterator[None]:

@@ -1,0 +1,70 @@
+"""What dbt says before it builds, and what it leaves in ops for publish."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.dbt_warehouse import DbtWarehouse
+from tests.integration.test_dbt_incremental import HISTORY, order
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> DbtWarehouse:
+    """Raw with the first loads; nothing built."""
+    warehouse = DbtWarehouse.create(tmp_path / "home")
+    warehouse.parse()
+    warehouse.load(HISTORY)
+    return warehouse
+
+
+def test_without_data_one_line_says_what_to_do(tmp_path: Path) -> None:
+    warehouse = DbtWarehouse.create(tmp_path / "home")
+    warehouse.parse()
+    message = warehouse.message(warehouse.try_dbt("build"))
+    assert "No data has been loaded yet: run `meltano run ingest` (or scripts/run) first." in message
+
+
+def test_a_home_that_was_never_used_says_the_same(tmp_path: Path) -> None:
+    warehouse = DbtWarehouse(tmp_path / "new")
+    warehouse.parse()
+    assert "No data has been loaded yet" in warehouse.message(warehouse.try_dbt("build"))
+
+
+def test_missing_streams_are_named(raw: DbtWarehouse) -> None:
+    with raw.connect() as connection:
+        connection.execute("drop table raw_shop.refunds; drop table raw_web.events")
+    message = raw.message(raw.try_dbt("build"))
+    assert "Nothing has been loaded from these streams of demo_shop: shop-refunds, web-events" in message
+
+
+def test_another_shops_warehouse_is_refused(raw: DbtWarehouse) -> None:
+    with raw.connect() as connection:
+        connection.execute("update ops.warehouse set shop = 'online_retail'")
+    message = raw.message(raw.try_dbt("build"))
+    assert "This warehouse holds the shop online_retail, but WAREHOUSE_SHOP is demo_shop" in message
+
+
+def test_builds_are_recorded_as_they_were(raw: DbtWarehouse) -> None:
+    """Only a `dbt build` without any filter is complete; a failing test makes it failed."""
+    raw.dbt("build", "--resource-type", "model", "seed")
+    raw.dbt("build")
+    raw.load({"shop.orders": [order(1, "2024-05-01", status="lost")]})
+    assert "accepted_by_seed_fact_orders_status" in raw.message(raw.try_dbt("build"))
+    raw.dbt("run", "--select", "dim_users")
+    raw.dbt("parse")
+    raw.dbt("test", "--select", "assert_one_currency")
+    builds = raw.query(
+        "select command, is_complete, status, load_bound, shop, failures, finished_at is not null from ops.builds "
+        "order by started_at",
+        "warehouse.duckdb",
+    )
+    assert [build[:5] for build in builds] == [
+        ("build", False, "passed", 7, "demo_shop"),
+        ("build", True, "passed", 7, "demo_shop"),
+        ("build", True, "failed", 8, "demo_shop"),
+        ("run", False, "passed", 8, "demo_shop"),
+    ]
+    assert [build[5] > 0 for build in builds] == [False, False, True, False]
+    assert all(build[6] for build in builds)
