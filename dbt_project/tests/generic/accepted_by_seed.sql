@@ -4,7 +4,9 @@
 select {{ column }}
 from {{ model }}
 where
-    {{ column }} not in (select {{ seed_column }} from {{ ref(seed) }})
+    {{ column }} not in (
+        select {{ seed_column }} from {{ ref(seed) }} where {{ seed_column }} is not null
+    )
     {%- for value in also %}
     and {{ column }} <> '{{ value }}'
     {%- endfor %}
