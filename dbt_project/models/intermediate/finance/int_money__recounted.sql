@@ -1,6 +1,6 @@
 {#- Raw's money by transaction day, from staging and by its own route: nothing here reads
     int_*__current or a fact. -#}
-{{ config(materialized='view') }}
+{{ config(materialized='table') }}
 
 with
 
