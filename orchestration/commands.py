@@ -87,10 +87,9 @@ def end_group(group: int) -> None:
     """Ask the processes of a group to end, and kill them after GRACE_SECONDS."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
-        while time.monotonic() < deadline and _runs(group):
-            time.sleep(0.05)
+        _wait_for_end(group)
         os.killpg(group, signal.SIGKILL)
+        _wait_for_end(group)
 
 
 def end_leftovers(group: int, executables: Path) -> bool:
@@ -104,10 +103,18 @@ def end_leftovers(group: int, executables: Path) -> bool:
     return True
 
 
-def _runs(group: int) -> bool:
-    members = _members(group)
-    # A process that ended but was not waited for yet (a zombie) has no command line.
-    return any(_command_line(process) for process in members)
+def _wait_for_end(group: int) -> None:
+    deadline = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < deadline and any(_runs(process) for process in _members(group)):
+        time.sleep(0.05)
+
+
+def _runs(process: Path) -> bool:
+    """Whether a process runs; one that ended but was not waited for yet (a zombie) does not."""
+    try:
+        return (process / "stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _members(group: int) -> list[Path]:

@@ -1,7 +1,7 @@
 """What the marts must hold for a folder of Online Retail files, by pandas alone.
 
 Nothing here is shared with the warehouse: the files are read by pandas, money is counted in integers of 1/10000 pound
-(prices have up to three decimals), and the business rules of docs/online_retail_decisions.md are written a second time.
+(prices have up to three decimals), and the business rules of DECISIONS.md ("Online Retail") are written a second time.
 """
 
 from __future__ import annotations
