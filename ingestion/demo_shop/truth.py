@@ -294,7 +294,7 @@ class _Facts:
         lines = self.sales.merge(orders[["order_id", "given_back"]], on="order_id")
         refunds = self._refunds.rename(columns={"amount": "refunded"})[["order_line_id", "refunded", "refunded_at"]]
         before = lines[["order_line_id", "given_back"]].merge(refunds, on="order_line_id")
-        before = before[before["refunded_at"] < before["given_back"]]
+        before = before[before["refunded_at"] <= before["given_back"]]
         refunded = before.groupby("order_line_id")["refunded"].sum()
         rest = lines["amount"] - refunded.reindex(lines["order_line_id"]).fillna(0).astype("int64").array
         moment = lines["given_back"]
