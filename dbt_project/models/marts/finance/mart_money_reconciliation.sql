@@ -4,16 +4,8 @@ recounted as (
     select * from {{ ref('int_money__recounted') }}
 ),
 
-fact_orders as (
-    select * from {{ ref('fact_orders') }}
-),
-
-fact_refunds as (
-    select * from {{ ref('fact_refunds') }}
-),
-
-fact_adjustments as (
-    select * from {{ ref('fact_adjustments') }}
+mart_daily_sales as (
+    select * from {{ ref('mart_daily_sales') }}
 ),
 
 dim_date as (
@@ -25,39 +17,10 @@ quarantine as (
     where replayed_load_id is null
 ),
 
-sales_by_day as (
-    select
-        date_id,
-        sum(amount) as sales,
-        sum(shipping_cost) as shipping
-    from fact_orders
-    group by date_id
-),
-
-refunds_by_day as (
-    select
-        date_id,
-        sum(amount + shipping_amount) as refunds
-    from fact_refunds
-    group by date_id
-),
-
-adjustments_by_day as (
-    select
-        date_id,
-        sum(amount) as adjustments
-    from fact_adjustments
-    group by date_id
-),
-
 days as (
     select date_id from recounted
     union
-    select date_id from sales_by_day
-    union
-    select date_id from refunds_by_day
-    union
-    select date_id from adjustments_by_day
+    select date_id from mart_daily_sales
 ),
 
 -- A day of quarantine without money counts with the last day of money before it (else the
@@ -96,22 +59,18 @@ amounts as (
         days.date_id,
         dim_date.date,
         coalesce(recounted.raw_net_value, 0) as raw_net_value,
-        coalesce(sales_by_day.sales, 0) as sales,
-        coalesce(sales_by_day.shipping, 0) as shipping,
-        coalesce(refunds_by_day.refunds, 0) as refunds,
-        coalesce(adjustments_by_day.adjustments, 0) as adjustments,
+        coalesce(mart_daily_sales.sales, 0) as sales,
+        coalesce(mart_daily_sales.shipping, 0) as shipping,
+        coalesce(mart_daily_sales.refunds, 0) as refunds,
+        coalesce(mart_daily_sales.adjustments, 0) as adjustments,
         coalesce(quarantined_by_day.quarantined_rows, 0) as quarantined_rows
     from days
     left join dim_date
         on days.date_id = dim_date.date_id
     left join recounted
         on days.date_id = recounted.date_id
-    left join sales_by_day
-        on days.date_id = sales_by_day.date_id
-    left join refunds_by_day
-        on days.date_id = refunds_by_day.date_id
-    left join adjustments_by_day
-        on days.date_id = adjustments_by_day.date_id
+    left join mart_daily_sales
+        on days.date_id = mart_daily_sales.date_id
     left join quarantined_by_day
         on days.date_id = quarantined_by_day.date_id
 ),
