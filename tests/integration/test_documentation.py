@@ -71,6 +71,13 @@ def test_marts_enforce_their_contracts(manifest: dict) -> None:
     assert [node["name"] for node in marts if not node["config"]["contract"]["enforced"]] == []
 
 
+def test_every_view_of_raw_reads_up_to_the_load_bound() -> None:
+    staging = ROOT / "dbt_project" / "models" / "staging"
+    of_raw = [file for file in staging.rglob("*.sql") if "source('raw_" in file.read_text()]
+    assert len(of_raw) > 7
+    assert [file.name for file in of_raw if "load_bound()" not in file.read_text()] == []
+
+
 def readme_queries() -> list[str]:
     """The SQL blocks of the README, as a reader would paste them."""
     return re.findall(r"```sql\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)

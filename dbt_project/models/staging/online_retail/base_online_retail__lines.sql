@@ -3,6 +3,7 @@ with
 
 transactions as (
     select * from {{ source('raw_files', 'transactions') }}
+    where _sdc_load_id <= {{ load_bound() }}
 ),
 
 codes as (
