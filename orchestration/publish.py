@@ -12,6 +12,7 @@ import fcntl
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ class Build:
     load_bound: int
     shop: str
     failures: int | None
+    started_at: datetime
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,10 @@ def publish(home: Settings) -> tuple[Published, bool]:
     if not home.warehouse_file.exists() or not home.marts_file.exists():
         raise UserError(f"There are no marts to publish in {home.home}. {BUILD_FIRST}")
     folder = home.published_file.parent
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _disk_error(error, folder) from error
     beside = folder / ".next.duckdb"
     with _alone(folder), _unwritten(home) as connection:
         _remove(beside)  # what a killed publish left
@@ -104,12 +109,41 @@ def restore_previous(home: Settings) -> Published:
 
 
 def published_version(file: Path) -> Published | None:
-    """What a published file says about itself; None when there is no such file."""
+    """What a published file says about itself; None when there is no such file.
+
+    Raises:
+        UserError: the file is not one that publish wrote.
+    """
     if not file.exists():
         return None
-    with duckdb.connect(str(file), read_only=True) as connection:
-        row = connection.execute("select version, invocation_id, load_bound, shop from meta.publish_info").fetchone()
-    return Published(*row) if row else None
+    try:
+        with opened(file) as connection:
+            rows = connection.execute(
+                "select version, invocation_id, load_bound, shop from meta.publish_info"
+            ).fetchall()
+    except duckdb.Error as error:
+        raise UserError(
+            f"{file} is not a published version ({str(error).splitlines()[0]}). Move it away, then publish again."
+        ) from error
+    return Published(*rows[0]) if rows else None
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to read a published file, also while somebody has it open to write (DuckDB's default)."""
+    try:
+        connection = duckdb.connect(str(file), read_only=True)
+    except duckdb.IOException as error:
+        if "lock" not in str(error):
+            raise
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".reading-") as folder:
+            copy = Path(folder) / file.name
+            shutil.copyfile(file, copy)
+            with duckdb.connect(str(copy), read_only=True) as connection:
+                yield connection
+        return
+    with connection:
+        yield connection
 
 
 @contextmanager
@@ -144,7 +178,8 @@ def _audited_build(connection: duckdb.DuckDBPyConnection, shop: str) -> Build:
     """The last build, if it is complete, passed, of this shop, and nothing was loaded after it."""
     try:
         row = connection.execute(
-            "select invocation_id, command, is_complete, status, load_bound, shop, failures from ops.builds "
+            "select invocation_id, command, is_complete, status, load_bound, shop, failures, started_at "
+            "from ops.builds "
             "order by started_at desc limit 1"
         ).fetchone()
     except duckdb.CatalogException as error:
@@ -161,7 +196,10 @@ def _audited_build(connection: duckdb.DuckDBPyConnection, shop: str) -> Build:
         raise UserError(f"The last dbt command ({build.command}) failed{count}. Repair it. {BUILD_FIRST}")
     if not build.is_complete:
         raise UserError(f"The last dbt command ({build.command}) built only a part of the marts. {BUILD_FIRST}")
-    newer = connection.execute("select count(*) from ops.loads where load_id > ?", [build.load_bound]).fetchall()[0][0]
+    # A killed run's batch that is sent again commits long after it got its id, so the time of the commit counts too.
+    newer = connection.execute(
+        "select count(*) from ops.loads where load_id > ? or committed_at > ?", [build.load_bound, build.started_at]
+    ).fetchall()[0][0]
     if newer:
         raise UserError(f"{newer} loads came after the last build. {BUILD_FIRST}")
     return build

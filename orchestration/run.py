@@ -12,7 +12,9 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from ingestion import settings
 from ingestion.demo_shop.shop import Memory
 from ingestion.errors import UserError
 from ingestion.settings import DEFAULT_SHOP, PROJECT_ROOT, Settings
+from ingestion.taps.file_config import load_streams
 from orchestration import commands, summary
 from orchestration.commands import Interrupted
 from orchestration.progress import Progress, plain
@@ -33,12 +36,16 @@ from orchestration.publish import published_version
 BIN = PROJECT_ROOT / ".venv" / "bin"
 DAILY = ("ingest", "freshness", "dbt build", "publish")
 """The tasks of the job `daily` in meltano.yml, in its order."""
+FEWEST_LINES = 20_000
+"""Over two years; with fewer, some days are without a sale, and the test of open days rightly fails."""
 SHOWN_LINES = 12
 """How many lines of a failed command are shown; its log has all of them."""
 
 _TELLING = re.compile(r"error|fail|critical|refus|warehouse-publish:|tap-files:|target-warehouse:", re.IGNORECASE)
 
-_BESIDE_THE_POINT = re.compile(r"compiled code at|^\s*> (in macro|called by)|METRIC: ", re.IGNORECASE)
+_BESIDE_THE_POINT = re.compile(
+    r"compiled code at|^\s*> (in macro|called by)|METRIC: |^\s*(\d\d:\d\d:\d\d)?\s*$", re.IGNORECASE
+)
 
 
 class StageFailed(Exception):
@@ -61,7 +68,10 @@ class Run:
         self._last_run = home.home / "last_run.json"
         self._log_file = home.home / "logs" / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
-        self._since = datetime.now(UTC)
+        self._before = self._read_last_run()
+        # What failed runs loaded is published by the run that mends them, and counted there.
+        unpublished = self._before.get("since") if not self._before.get("is_published") else None
+        self._since = datetime.fromisoformat(unpublished) if unpublished else datetime.now(UTC)
         self._lines: list[str] = []
         self.result: dict[str, Any] = {
             "status": "running",
@@ -72,6 +82,7 @@ class Run:
             "log": str(self._log_file),
             "started_at": datetime.fromtimestamp(options.started, UTC).isoformat(timespec="seconds"),
             "finished_at": None,
+            "since": self._since.isoformat(),
             "seconds": None,
             "is_published": False,
             "error": None,
@@ -85,12 +96,11 @@ class Run:
 
     def execute(self) -> None:
         """All stages; raises StageFailed, UserError or Interrupted, after last_run.json says so."""
-        was_published = self._was_published()
         self._save()
         try:
             self._note("environment", time.time() - self.options.started)
             if self.home.shop == DEFAULT_SHOP and not self.options.data:
-                self._demo_shop(was_published)
+                self._demo_shop()
             self._daily()
             self._docs()
             self._summarise()
@@ -104,14 +114,15 @@ class Run:
             self.result["seconds"] = round(time.time() - self.options.started, 1)
             self._save()
 
-    def _was_published(self) -> bool:
-        """Whether the run before this one published, so that the demo shop may move on."""
+    def _read_last_run(self) -> dict[str, Any]:
+        """What the run before this one left; empty when there was none, or it left nothing readable."""
         try:
-            return bool(json.loads(self._last_run.read_text())["is_published"])
-        except (FileNotFoundError, ValueError, KeyError):
-            return False
+            found = json.loads(self._last_run.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
-    def _demo_shop(self, was_published: bool) -> None:
+    def _demo_shop(self) -> None:
         memory = Memory.load(self.home.home)
         lines = self.options.lines
         if memory and lines and lines != memory.config.lines:
@@ -125,7 +136,7 @@ class Run:
             config = memory.config
             history = ["--seed", str(config.seed), "--start", str(config.start), "--days", str(config.days)]
             self._command("demo shop", "demo-shop", "init", *history, "--lines", str(config.lines))
-        elif was_published:
+        elif self._before.get("is_published"):  # otherwise the same day is tried again
             self._command("demo shop", "demo-shop", "advance")
 
     def _daily(self) -> None:
@@ -151,7 +162,9 @@ class Run:
         finally:
             self.result["streams"] = summary.streams(self.home, self._since)
         if code:
-            raise StageFailed(tasks[0] if tasks else "meltano", what_matters(self._lines))
+            if tasks and tasks[0] == "dbt build":
+                self.result["build"] = summary.build(self.home)
+            raise StageFailed(tasks[0] if tasks else "meltano", ended_by(code, "meltano") + what_matters(self._lines))
         self.result["is_published"] = True
         self._note("meltano", time.monotonic() - started - spent)
 
@@ -179,8 +192,8 @@ class Run:
         """A stage that is one command."""
         self._begin(stage)
         started = time.monotonic()
-        if self._start(list(command), lambda line: self._take(f"{command[0]:<16} {line}", line)):
-            raise StageFailed(stage, what_matters(self._lines))
+        if code := self._start(list(command), lambda line: self._take(f"{command[0]:<16} {line}", line)):
+            raise StageFailed(stage, ended_by(code, command[0]) + what_matters(self._lines))
         self._note(stage, time.monotonic() - started)
 
     def _start(self, command: list[str], on_line: Any) -> int:
@@ -217,6 +230,7 @@ class Run:
 
     def _begin(self, stage: str) -> None:
         self.result["stage"] = stage
+        self._save()
         self._lines.clear()
         self.progress.begin(stage)
 
@@ -245,10 +259,10 @@ class Run:
             variables = f"WAREHOUSE_SHOP={self.home.shop} "
             default_home += f"-{self.home.shop}"
         if self.home.home != PROJECT_ROOT / default_home:
-            again += f" --home {self.home.home}"
-            variables += f"WAREHOUSE_HOME={self.home.home} "
+            again += f" --home {shlex.quote(str(self.home.home))}"
+            variables += f"WAREHOUSE_HOME={shlex.quote(str(self.home.home))} "
         if self.options.data:
-            again += f" --data {self.options.data}"
+            again += f" --data {shlex.quote(self.options.data)}"
         why = "take up new files" if self.options.data else "one day later"
         query = "from mart_daily_sales order by date_id desc limit 7"
         return [
@@ -275,9 +289,18 @@ def _shown(path: Path) -> Path:
     return path.relative_to(PROJECT_ROOT) if path.is_relative_to(PROJECT_ROOT) else path
 
 
+def ended_by(code: int, command: str) -> list[str]:
+    """A line about a command that a signal ended: its own last lines cannot say so."""
+    if code >= 0:
+        return []
+    name = signal.Signals(-code).name
+    hint = " (the machine may have run out of memory)" if -code == signal.SIGKILL else ""
+    return [f"{command} was ended by {name}{hint}; what it said before:"]
+
+
 def what_matters(lines: list[str]) -> list[str]:
     """The few lines of a failed command that say why: dbt's list of errors, else the telling ones, else the last."""
-    told = [line.strip() for line in lines if line.strip() and not _BESIDE_THE_POINT.search(line)]
+    told = [line.strip() for line in lines if not _BESIDE_THE_POINT.search(line)]
     for index, line in enumerate(told):
         if "Completed with" in line or "Encountered an error" in line:
             return list(itertools.takewhile(lambda text: "[WARNING]" not in text, told[index:]))[:SHOWN_LINES]
@@ -299,10 +322,14 @@ def only_run(home: Settings) -> Iterator[IO[str]]:
     """Hold the lock of a warehouse, and end what a killed run left at work.
 
     Raises:
-        UserError: another run is at work.
+        UserError: another run is at work, or the folder cannot be written.
     """
-    home.home.mkdir(parents=True, exist_ok=True)
-    with (home.home / "run.lock").open("a+") as lock:
+    try:
+        home.home.mkdir(parents=True, exist_ok=True)
+        file = (home.home / "run.lock").open("a+")
+    except OSError as error:
+        raise UserError(f"{home.home} cannot hold a warehouse ({error.strerror}): choose another --home") from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -331,13 +358,29 @@ def resolve(options: argparse.Namespace) -> Settings:
     if not home.streams_file.exists():
         known = ", ".join(sorted(file.stem for file in home.streams_file.parent.glob("*.yml")))
         raise UserError(f"there is no shop '{home.shop}' (known: {known}); a new one starts with {home.streams_file}")
+    load_streams(home.streams_file)  # its faults, before anything is started
     if options.data and not home.data.is_dir():
         raise UserError(f"--data {home.data} is not a folder")
+    _check_same_source(home, options)
     if home.shop != DEFAULT_SHOP and not options.data and not home.data.is_dir():
         raise UserError(f"say where the files of {home.shop} are: scripts/run --shop {home.shop} --data FOLDER")
     if options.lines and (home.shop != DEFAULT_SHOP or options.data):
         raise UserError("--lines is the size of the demo shop; it means nothing for your own files")
     return home
+
+
+def _check_same_source(home: Settings, options: argparse.Namespace) -> None:
+    """Refuse to mix the simulated shop with files from elsewhere: equal names would replace one another."""
+    if home.shop != DEFAULT_SHOP:
+        return
+    source = home.home / "source"
+    if options.data and home.data != source and Memory.load(home.home):
+        raise UserError(f"{home.home} holds the simulated shop: choose another --home for the files of {home.data}")
+    if not options.data and home.warehouse_file.exists() and not Memory.load(home.home):
+        raise UserError(
+            f"{home.home} holds the files of a --data folder, not the simulated shop: name the folder again, or choose "
+            "another --home"
+        )
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -352,9 +395,21 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--home", metavar="FOLDER", help="where everything is kept (default: .warehouse or .warehouse-SHOP)"
     )
-    parser.add_argument("--lines", type=int, metavar="N", help="open the demo shop with about so many order lines")
+    parser.add_argument(
+        "--lines",
+        type=_lines,
+        metavar="N",
+        help=f"open the demo shop with about so many order lines, at least {FEWEST_LINES:,}",
+    )
     parser.add_argument("--started", type=_seconds, default=time.time(), help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
+
+
+def _lines(text: str) -> int:
+    """A size of the demo shop with sales on every open day, which publishing asks for."""
+    if not text.isdigit() or int(text) < FEWEST_LINES:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {FEWEST_LINES} up")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from ingestion.settings import Settings
-from orchestration.publish import marts
+from orchestration.publish import marts, opened
 
 MONTHS = 4
 """How many of the last months the revenue table shows."""
@@ -59,7 +59,7 @@ def build(home: Settings) -> Record | None:
 
 def revenue(published: Path) -> Record:
     """Sales by category in each of the last MONTHS months that have any."""
-    with duckdb.connect(str(published), read_only=True) as connection:
+    with opened(published) as connection:
         rows = connection.execute(
             "select dates.year * 100 + dates.month as month, products.category, sum(orders.amount) as sales"
             " from fact_orders as orders"
@@ -103,7 +103,7 @@ def changes(previous: Path, published: Path) -> Record | None:
 
 
 def _figures(file: Path) -> dict[str, dict[str, Any]]:
-    with duckdb.connect(str(file), read_only=True) as connection:
+    with opened(file) as connection:
         names = marts(connection)
         rows = {name: connection.execute(f'select count(*) from "{name}"').fetchall()[0][0] for name in names}
         sums = {}

@@ -28,7 +28,8 @@ def home(tmp_path: Path) -> Settings:
     settings = Settings(shop="demo_shop", home=tmp_path, data=tmp_path / "source")
     with duckdb.connect(str(settings.warehouse_file)) as connection:
         connection.execute(
-            "create schema ops; create schema raw_shop; create table ops.loads (load_id bigint);"
+            "create schema ops; create schema raw_shop;"
+            "create table ops.loads (load_id bigint, committed_at timestamptz);"
             "create table ops.builds (invocation_id text, command text, is_complete boolean, status text,"
             " load_bound bigint, shop text, started_at timestamptz, finished_at timestamptz, models_built bigint,"
             " tests_passed bigint, failures bigint)"
@@ -40,7 +41,7 @@ def home(tmp_path: Path) -> Settings:
 
 def load(settings: Settings, load_id: int) -> None:
     with duckdb.connect(str(settings.warehouse_file)) as connection:
-        connection.execute("insert into ops.loads values (?)", [load_id])
+        connection.execute("insert into ops.loads values (?, now())", [load_id])
 
 
 def build(
@@ -95,6 +96,36 @@ def test_published_file_keeps_the_storage_version_of_duckdb_1_4(home: Settings) 
         tags = connection.execute("select tags from duckdb_databases() where not internal").fetchone()
     assert tags is not None
     assert tags[0]["storage_version"].startswith("v1.4.0")
+
+
+def test_a_load_that_committed_late_is_not_published_over(home: Settings) -> None:
+    load(home, FIRST_LOAD - 1)
+    with pytest.raises(UserError, match="1 loads came after the last build"):
+        publish(home)
+    assert not home.published_file.exists()
+
+
+def test_publishes_while_somebody_has_the_file_open_to_write(home: Settings) -> None:
+    publish(home)
+    build(home, "second", price=20)
+    script = (
+        f"import duckdb, time; c = duckdb.connect({str(home.published_file)!r}); print(1, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        version, is_new = publish(home)
+        writer.kill()
+    assert (version.version, is_new) == (2, True)
+    assert prices(home.published_file) == {20}
+
+
+@pytest.mark.parametrize("make", [lambda file: file.write_text("not a database"), lambda file: file.mkdir()])
+def test_what_is_no_published_version_is_named(home: Settings, make: Callable[[Path], object]) -> None:
+    home.published_file.parent.mkdir()
+    make(home.published_file)
+    with pytest.raises(UserError, match="is not a published version"):
+        publish(home)
 
 
 def test_same_build_is_published_once(home: Settings) -> None:

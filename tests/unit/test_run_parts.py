@@ -45,12 +45,44 @@ def test_stages_are_the_tasks_of_the_job_daily() -> None:
         (["--shop", "nobody"], "no shop 'nobody' .known: .*demo_shop, online_retail"),
         (["--shop", "online_retail"], "--data FOLDER"),
         (["--shop", "online_retail", "--data", "/nowhere"], "/nowhere is not a folder"),
-        (["--shop", "online_retail", "--data", "/", "--lines", "5"], "size of the demo shop"),
+        (["--shop", "online_retail", "--data", "/", "--lines", "20000"], "size of the demo shop"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run.resolve(run.parse(arguments))
+
+
+@pytest.mark.parametrize("size", ["0", "-5", "many", "3000"])
+def test_size_without_sales_on_every_day_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.parse([f"--lines={size}"])
+    assert f"'{size}' is not a whole number from 20000 up" in capsys.readouterr().err
+
+
+def test_simulated_shop_and_files_from_elsewhere_do_not_mix(own_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    own_home.mkdir()
+    (own_home / "warehouse.duckdb").touch()
+    with pytest.raises(UserError, match="holds the files of a --data folder"):
+        run.resolve(run.parse([]))
+    demo_shop = [str(Path(sys.executable).parent / "demo-shop"), "init", "--days", "2", "--lines", "20"]
+    subprocess.run(demo_shop, check=True, capture_output=True)
+    with pytest.raises(UserError, match="holds the simulated shop"):
+        run.resolve(run.parse(["--data", str(tmp_path / "files")]))
+
+
+def test_home_that_cannot_be_made_is_named() -> None:
+    home = run.resolve(run.parse(["--home", "/dev/null/home"]))
+    with pytest.raises(UserError, match="/dev/null/home cannot hold a warehouse"), run.only_run(home):
+        pass
+
+
+def test_signal_that_ended_a_command_is_named() -> None:
+    assert run.ended_by(-9, "meltano") == [
+        "meltano was ended by SIGKILL (the machine may have run out of memory); what it said before:"
+    ]
+    assert run.ended_by(1, "meltano") == []
 
 
 def test_second_run_on_a_warehouse_is_refused(own_home: Path) -> None:
