@@ -14,7 +14,7 @@ from ingestion.errors import UserError
 from ingestion.lake import Stream
 
 FORMATS = ("csv", "jsonl", "parquet")
-TYPES = ("integer", "decimal", "timestamp", "boolean", "date")
+TYPES = ("integer", "bigint", "decimal", "timestamp", "boolean", "date")
 
 
 @dataclass(frozen=True)

@@ -37,22 +37,52 @@ def timestamp_sql(text: str) -> str:
     )
 
 
-def _is_type_sql(text: str, kind: str) -> str:
-    if kind == "integer":
-        return rf"(regexp_full_match({text}, '[+-]?\d+') and try_cast({text} as bigint) is not null)"
+# What the warehouse's types hold: staging reads what passes here without rounding, overflow or another century.
+_LIMITS = {
+    "integer": "does not fit a 32-bit integer; declare it bigint",
+    "bigint": "does not fit a 64-bit integer",
+    "decimal": "is not exact as decimal(18,4): more than 4 decimals, or more than 14 digits before the point",
+    "timestamp": "is not between 1970-01-01 and 2100-01-01",
+}
+# As written out, and as numbers of other systems come: 1e3, 2.5e-05. More digits would not be exact anyway.
+_PLAIN = r"[+-]?(\d+\.?\d*|\.\d+)"
+_PLAIN_EXACT = r"[+-]?(\d+\.?\d{0,4}0*|\.\d{1,4}0*)"
+_EXPONENT = r"[+-]?\d{1,10}(\.\d{0,10})?[eE]([+-]?0?\d|\+?1[0-3])"
+_NUMBER = _PLAIN + r"([eE][+-]?\d+)?"
+
+
+def _looks_like_sql(text: str, kind: str) -> str:
+    """Whether a text is written as the type is, whatever its size."""
+    if kind in {"integer", "bigint"}:
+        return rf"regexp_full_match({text}, '[+-]?\d+')"
     if kind == "decimal":
-        number = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
-        return f"(regexp_full_match({text}, '{number}') and try_cast({text} as decimal(38, 10)) is not null)"
+        return f"regexp_full_match({text}, '{_NUMBER}')"
+    if kind == "timestamp":
+        return f"({timestamp_sql(text)}) is not null"
+    return _is_type_sql(text, kind)
+
+
+def _is_type_sql(text: str, kind: str) -> str:
+    if kind in {"integer", "bigint"}:
+        return f"({_looks_like_sql(text, kind)} and try_cast({text} as {kind}) is not null)"
+    if kind == "decimal":
+        money = f"try_cast({text} as decimal(18, 4))"
+        return (
+            f"({money} is not null and (regexp_full_match({text}, '{_PLAIN_EXACT}')"
+            f" or (regexp_full_match({text}, '{_EXPONENT}') and try_cast({text} as decimal(38, 20)) = {money})))"
+        )
     if kind == "boolean":
         return f"lower({text}) in ('true', 'false', 't', 'f', 'yes', 'no', 'y', 'n', '1', '0')"
     if kind == "date":
         return rf"(regexp_full_match({text}, '\d{{4}}-\d{{2}}-\d{{2}}') and try_cast({text} as date) is not null)"
-    return f"({timestamp_sql(text)}) is not null"
+    return f"({timestamp_sql(text)}) between timestamptz '1970-01-01 00:00:00Z' and timestamptz '2100-01-01 00:00:00Z'"
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """A check of one column: `suspect` is a cheap SQL condition that all breakers fulfil, `breaks` the exact one."""
+    """A check of one column, in SQL: `suspect` is a cheap condition that all breakers fulfil, `breaks` the exact one,
+    `reason` the text that says why.
+    """
 
     column: str
     reason: str
@@ -66,11 +96,11 @@ def _rules(config: FileStreamConfig, columns: Sequence[str]) -> list[_Rule]:
         # In CSV files they are found as bytes; here they may be written as an escape.
         for name in columns:
             contains = f"contains({identifier(name)}, chr(0))"
-            rules.append(_Rule(name, f"NUL character in {name}", contains, contains))
+            rules.append(_Rule(name, literal(f"NUL character in {name}"), contains, contains))
     for name in config.keys:
         if name in columns:  # A file without records may show no columns.
             missing = f"coalesce(trim({identifier(name)}), '') = ''"
-            rules.append(_Rule(name, f"key {name} is missing", missing, missing))
+            rules.append(_Rule(name, literal(f"key {name} is missing"), missing, missing))
     kinds = dict(config.columns)
     if config.deleted_at:
         kinds[config.deleted_at] = "timestamp"
@@ -80,7 +110,11 @@ def _rules(config: FileStreamConfig, columns: Sequence[str]) -> list[_Rule]:
             column, text = identifier(name), f"trim({identifier(name)})"
             suspect = f"({column} is not null and not coalesce({_is_type_sql(column, kind)}, false))"
             breaks = f"({text} <> '' and not coalesce({_is_type_sql(text, kind)}, false))"
-            rules.append(_Rule(name, f"{name} is not {_article(kind)}", suspect, breaks))
+            reason = literal(f"{name} is not {_article(kind)}")
+            if kind in _LIMITS:
+                beyond = literal(f"{name} {_LIMITS[kind]}")
+                reason = f"case when {_looks_like_sql(text, kind)} then {beyond} else {reason} end"
+            rules.append(_Rule(name, reason, suspect, breaks))
     return rules
 
 
@@ -97,8 +131,7 @@ def broken_sql(config: FileStreamConfig, columns: Sequence[str], records: str) -
     if not rules:
         return None
     choice = " ".join(
-        f"when {rule.breaks} then {{'column_name': {literal(rule.column)}, 'reason': {literal(rule.reason)}}}"
-        for rule in rules
+        f"when {rule.breaks} then {{'column_name': {literal(rule.column)}, 'reason': {rule.reason}}}" for rule in rules
     )
     suspect = " or ".join(rule.suspect for rule in rules)
     fields = ", ".join(f"{literal(name)}: {identifier(name)}" for name in columns)

@@ -12,14 +12,22 @@ from ingestion.taps.file_config import FileStreamConfig
 from ingestion.taps.file_rules import broken_sql, timestamp_sql
 
 GOOD = {
-    "integer": ["0", "-5", "+7", "007", " 12 ", "9223372036854775807"],
-    "decimal": ["0", "-1.50", "+.5", "5.", "1e3", "1E-5", " 2.0 "],
+    "integer": ["0", "-5", "+7", "007", " 12 ", "2147483647", "-2147483648"],
+    "bigint": ["0", "-5", "9223372036854775807", "-9223372036854775808"],
+    "decimal": [
+        *("0", "-1.50", "+.5", "5.", "1e3", "1E-4", " 2.0 ", "1.2345", "1.23450000000000000000", "2.5e-03", "1e+13"),
+        *("99999999999999.9999", "-99999999999999.9999"),
+    ],
     "boolean": ["true", "False", "t", "F", "yes", "no", "1", "0"],
     "date": ["2026-07-01", "2024-02-29"],
 }
 BAD = {
-    "integer": ["1.0", "1e3", "0x1F", "1_000", "x", "1 2", "9223372036854775808", "--1"],
-    "decimal": ["1,5", "x", "1.2.3", "1_000", "NaN", "inf", ".", "€5"],
+    "integer": ["1.0", "1e3", "0x1F", "1_000", "x", "1 2", "2147483648", "-2147483649", "--1"],
+    "bigint": ["1.0", "x", "9223372036854775808", "-9223372036854775809"],
+    "decimal": [
+        *("1,5", "x", "1.2.3", "1_000", "NaN", "inf", ".", "€5", "1e", "1.23451", "1.00000000000000000000000000000001"),
+        *("1E-5", "1e-21", "1e-400", "100000000000000", "1e14", "1e400", "99999999999999.99995"),
+    ],
     "boolean": ["2", "ja", "truth"],
     "date": ["2026-02-30", "01/07/2026", "2026-7-1", "2026-07-01 10:00:00"],
 }
@@ -38,6 +46,8 @@ MOMENTS = {
     "Jul 01, 2026 10:20:30": (2026, 7, 1, 10, 20, 30),
     "1782901230": (2026, 7, 1, 10, 20, 30),
     "1782901230500": (2026, 7, 1, 10, 20, 30, 500000),
+    "1970-01-01": (1970, 1, 1),
+    "2100-01-01T00:00:00Z": (2100, 1, 1),
 }
 NO_MOMENTS = [
     "soon",
@@ -48,6 +58,11 @@ NO_MOMENTS = [
     "123",
     "2026-07-01T25:00:00Z",
     "infinity",
+    "1969-12-31T23:59:59Z",
+    "2100-01-01T00:00:01Z",
+    "2100-01-01 00:30:00-01:00",
+    "31/12/1969 23:59",
+    "9999999999999",
 ]
 
 
@@ -96,3 +111,20 @@ def test_the_first_broken_rule_is_told_with_the_record(con):
     con.execute("create temp table records as select null as id, 'x' as n, 1 as _sdc_line_number")
     query = broken_sql(config, ["id", "n"], "records")
     assert con.execute(query).fetchall() == [("key id is missing", "id", '{"id":null,"n":"x"}', 1)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "reason"),
+    [
+        ("integer", "3000000000", "n does not fit a 32-bit integer; declare it bigint"),
+        ("bigint", "1" * 20, "n does not fit a 64-bit integer"),
+        ("decimal", "1.00001", "n is not exact as decimal(18,4): more than 4 decimals, or more than 14 digits before"),
+        ("timestamp", "2101-01-01", "n is not between 1970-01-01 and 2100-01-01"),
+        ("decimal", "cheap", "n is not a decimal"),
+    ],
+)
+def test_a_value_beyond_its_type_is_told_from_one_that_is_none(con, kind, value, reason):
+    config = FileStreamConfig(name="s", path="*", format="csv", columns={"n": kind})
+    con.execute("create temp table records as select $1 as n, 1 as _sdc_line_number", [value])
+    ((found, *_),) = con.execute(broken_sql(config, ["n"], "records")).fetchall()
+    assert found.startswith(reason)
