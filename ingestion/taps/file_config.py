@@ -27,6 +27,7 @@ class FileStreamConfig:
     keys: tuple[str, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
     required: tuple[str, ...] = ()
+    not_empty: tuple[str, ...] = ()
     deleted_at: str | None = None
     delimiter: str = ","
     encoding: str = "utf-8"
@@ -38,9 +39,9 @@ class FileStreamConfig:
 
     @property
     def required_columns(self) -> list[str]:
-        """Columns that a file must have: keys, checked columns, `required` and the soft-delete column."""
+        """Columns that a file must have: all that the settings name."""
         deleted_at = (self.deleted_at,) if self.deleted_at else ()
-        return list(dict.fromkeys((*self.keys, *self.columns, *self.required, *deleted_at)))
+        return list(dict.fromkeys((*self.keys, *self.columns, *self.required, *self.not_empty, *deleted_at)))
 
     def files(self, data: Path) -> list[Path]:
         """The stream's files below `data`, by name."""
@@ -82,7 +83,7 @@ def _stream(path: Path, number: int, entry: Any) -> FileStreamConfig:
     for key in ("name", "path", "format", "deleted_at", "delimiter", "encoding"):
         if not isinstance(values.get(key, ""), str):
             raise UserError(f"{where}: {key} must be text")
-    for key in ("keys", "required"):
+    for key in ("keys", "required", "not_empty"):
         names = values.get(key, [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{where}: {key} must be a list of column names")

@@ -1,4 +1,4 @@
-"""What a record must satisfy to enter raw: keys are there, and declared columns read as their type.
+"""What a record must satisfy to enter raw: nothing obligatory is missing, and declared columns read as their type.
 
 The checks are SQL over columns of text. They decide only whether a record is taken up; raw keeps the text as it came.
 """
@@ -97,16 +97,17 @@ def _rules(config: FileStreamConfig, columns: Sequence[str]) -> list[_Rule]:
         for name in columns:
             contains = f"contains({identifier(name)}, chr(0))"
             rules.append(_Rule(name, literal(f"NUL character in {name}"), contains, contains))
-    for name in config.keys:
+    for name in dict.fromkeys((*config.keys, *config.not_empty)):
         if name in columns:  # A file without records may show no columns.
             missing = f"coalesce(trim({identifier(name)}), '') = ''"
-            rules.append(_Rule(name, literal(f"key {name} is missing"), missing, missing))
+            reason = f"key {name} is missing" if name in config.keys else f"{name} is empty"
+            rules.append(_Rule(name, literal(reason), missing, missing))
     kinds = dict(config.columns)
     if config.deleted_at:
         kinds[config.deleted_at] = "timestamp"
     for name, kind in kinds.items():
         if name in columns:
-            # An empty field is a missing value, which only a key forbids.
+            # An empty field is a missing value, which only `keys` and `not_empty` forbid.
             column, text = identifier(name), f"trim({identifier(name)})"
             suspect = f"({column} is not null and not coalesce({_is_type_sql(column, kind)}, false))"
             breaks = f"({text} <> '' and not coalesce({_is_type_sql(text, kind)}, false))"

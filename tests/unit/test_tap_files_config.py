@@ -25,9 +25,17 @@ def test_a_stream_needs_name_path_and_format(tmp_path):
 
 def test_keys_and_checked_columns_are_required(tmp_path):
     (config,) = load(
-        tmp_path, STREAM | {"keys": ["id"], "columns": {"n": "integer"}, "required": ["s", "id"], "deleted_at": "d"}
+        tmp_path,
+        STREAM
+        | {
+            "keys": ["id"],
+            "columns": {"n": "integer"},
+            "required": ["s", "id"],
+            "not_empty": ["u"],
+            "deleted_at": "d",
+        },
     )
-    assert config.required_columns == ["id", "n", "s", "d"]
+    assert config.required_columns == ["id", "n", "s", "u", "d"]
 
 
 @pytest.mark.parametrize(
@@ -37,6 +45,7 @@ def test_keys_and_checked_columns_are_required(tmp_path):
         ({"format": "xlsx"}, "format 'xlsx' is not one of csv, jsonl, parquet"),
         ({"colour": "red"}, "unknown setting colour"),
         ({"keys": "id"}, "keys must be a list"),
+        ({"not_empty": "id"}, "not_empty must be a list"),
         ({"columns": {"n": "number"}}, "columns must map column names to one of integer"),
         ({"path": "/etc/*"}, "below the data folder"),
         ({"path": "../*"}, "below the data folder"),

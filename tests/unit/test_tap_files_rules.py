@@ -128,3 +128,13 @@ def test_a_value_beyond_its_type_is_told_from_one_that_is_none(con, kind, value,
     con.execute("create temp table records as select $1 as n, 1 as _sdc_line_number", [value])
     ((found, *_),) = con.execute(broken_sql(config, ["n"], "records")).fetchall()
     assert found.startswith(reason)
+
+
+def test_a_column_that_may_not_be_empty_is_like_a_key(con):
+    config = FileStreamConfig(name="s", path="*", format="csv", keys=("id",), not_empty=("day",))
+    con.execute("create temp table records (id varchar, day varchar, _sdc_line_number bigint)")
+    con.execute("insert into records values ('1', null, 1), ('2', '', 2), ('3', '  ', 3), ('4', 'x', 4)")
+    found = con.execute(
+        f"select reason, column_name, line_number from ({broken_sql(config, ['id', 'day'], 'records')})"
+    )
+    assert found.fetchall() == [("day is empty", "day", 1), ("day is empty", "day", 2), ("day is empty", "day", 3)]
