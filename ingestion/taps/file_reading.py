@@ -17,7 +17,7 @@ import io
 import json
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -83,10 +83,12 @@ def read_file(
     work: Path,
     *,
     max_line_bytes: int,
+    spelling: Mapping[str, str],
     deselected: frozenset[str] = frozenset(),
 ) -> list[str]:
     """Fill the temporary tables `records` and `rejects` of `con` from one file; return the data columns in their order.
 
+    `spelling` maps names in lower case to those that the stream writes them with; the file's names follow it.
     `records` has the data columns as text, `_sdc_row_hash` and `_sdc_line_number`: the record's number from 1. Rejected
     lines are numbered with the others, blank lines are not. `rejects` has reason, column_name, payload and line_number.
     `work` takes intermediate files. Raises FileFault.
@@ -99,11 +101,11 @@ def read_file(
         if path.stat().st_size == 0:
             raise FileFault("the file is empty (0 bytes): its export probably failed; export it again")
         if config.format == "parquet":
-            return _read_parquet(con, path, config, deselected)
+            return _read_parquet(con, path, config, spelling, deselected)
         with _Sift(path, config, work, max_line_bytes) as sift:
             if config.format == "jsonl":
-                return _read_jsonl(con, sift, config, deselected)
-            return _read_csv(con, sift, path, config, max_line_bytes, deselected)
+                return _read_jsonl(con, sift, config, spelling, deselected)
+            return _read_csv(con, sift, path, config, max_line_bytes, spelling, deselected)
     except FileNotFoundError as error:
         raise FileFault("the file vanished while it was being read; put it back or leave it away") from error
     except (OSError, EOFError) as error:
@@ -112,22 +114,30 @@ def read_file(
         raise FileFault(f"not readable as {config.format}: {_first_line(error)}") from error
 
 
-def header_columns(path: Path, config: FileStreamConfig, *, max_line_bytes: int, whole: bool) -> list[str]:
-    """The columns that a file shows, for a catalog: of JSONL files of the first lines only, unless `whole`."""
+def header_columns(
+    path: Path, config: FileStreamConfig, *, max_line_bytes: int, spelling: Mapping[str, str], whole: bool
+) -> list[str]:
+    """The columns that a file shows, for a catalog: of JSONL files of the first lines only, unless `whole`.
+
+    Raises FileFault for columns with which the file will not be taken up.
+    """
     try:
         if config.format == "parquet":
             with duckdb.connect() as con:
-                return [row[0] for row in con.execute(_describe_parquet(path)).fetchall()]
+                found = [row[0] for row in con.execute(_describe_parquet(path)).fetchall()]
+            return _checked_columns(found, config, spelling)
         with _open(path, config.encoding) as file:
             if config.format == "csv":
-                return _header(_CsvRecords(file, config, max_line_bytes))
+                return _checked_columns(_header(_CsvRecords(file, config, max_line_bytes)), config, spelling)
             names: dict[str, None] = {}
+            complete = True
             for number, line in enumerate(_lines(file, max_line_bytes)):
                 if not whole and number >= 1000:
+                    complete = False
                     break
                 with contextlib.suppress(ValueError):  # Reading the file will quarantine the line.
                     names.update(dict.fromkeys(_json_fields(line.decode()) if isinstance(line, bytes) else ()))
-            return list(names)
+            return _checked_columns(list(names), config, spelling, complete=complete) if names else []
     except (OSError, EOFError, duckdb.Error) as error:
         raise FileFault(f"not readable: {_first_line(error)}") from error
 
@@ -135,16 +145,26 @@ def header_columns(path: Path, config: FileStreamConfig, *, max_line_bytes: int,
 # Columns
 
 
-def _check_columns(columns: Sequence[str], config: FileStreamConfig, seen: str) -> None:
-    lower = [name.lower() for name in columns]
-    if doubled := sorted({name for name in columns if lower.count(name.lower()) > 1}):
+def _checked_columns(
+    found: Sequence[str], config: FileStreamConfig, spelling: Mapping[str, str], *, complete: bool = True
+) -> list[str]:
+    """A file's columns, spelled as the stream knows them: to SQL names that differ only by case are one.
+
+    `complete` is whether these are all columns of the file. Raises FileFault.
+    """
+    lower = [name.lower() for name in found]
+    if doubled := sorted({name for name in found if lower.count(name.lower()) > 1}):
         raise FileFault(f"column {', '.join(doubled)} occurs twice (upper and lower case count as equal); rename one")
-    if not all(name.strip() for name in columns):
-        raise FileFault(f"a column has no name; {seen}")
-    if reserved := [name for name in columns if name.lower().startswith("_sdc_")]:
+    if unnamed := [number for number, name in enumerate(found, start=1) if not name.strip()]:
+        raise FileFault(
+            f"a column has no name: number {', '.join(map(str, unnamed))} of {len(found)}; name it, or take away the"
+            f" delimiter that makes it; {_seen(found, config)}"
+        )
+    if reserved := [name for name in found if name.lower().startswith("_sdc_")]:
         raise FileFault(f"column {', '.join(reserved)}: names that begin with _sdc_ are the warehouse's own; rename it")
-    if missing := [name for name in config.required_columns if name not in columns]:
-        raise FileFault(f"column {', '.join(missing)} is missing; {seen}")
+    if complete and (missing := [name for name in config.required_columns if name.lower() not in lower]):
+        raise FileFault(f"column {', '.join(missing)} is missing; {_seen(found, config)}")
+    return [spelling.get(name.lower(), name) for name in found]
 
 
 def _header(records: _CsvRecords) -> list[str]:
@@ -158,6 +178,8 @@ def _seen(header: Sequence[str], config: FileStreamConfig) -> str:
     """What a header looks like, for a message: with the delimiter it seems to have."""
     text = config.delimiter.join(header)
     message = f"found {', '.join(map(repr, header[:20]))}"
+    if config.format != "csv":
+        return message
     others = {
         mark: len(set(text.split(mark)) & set(config.required_columns)) or text.count(mark)
         for mark in _DELIMITERS
@@ -178,11 +200,11 @@ def _read_csv(
     path: Path,
     config: FileStreamConfig,
     max_line_bytes: int,
+    spelling: Mapping[str, str],
     deselected: frozenset[str],
 ) -> list[str]:
     with _open(path, config.encoding) as file:
-        header = _header(_CsvRecords(file, config, max_line_bytes))
-    _check_columns(header, config, _seen(header, config))
+        header = _checked_columns(_header(_CsvRecords(file, config, max_line_bytes)), config, spelling)
     columns = [name for name in header if name not in deselected]
     regular = _is_regular(path, config, max_line_bytes)
     if regular:
@@ -415,7 +437,11 @@ def _text_fault(text: bytes) -> str | None:
 
 
 def _read_jsonl(
-    con: duckdb.DuckDBPyConnection, sift: _Sift, config: FileStreamConfig, deselected: frozenset[str]
+    con: duckdb.DuckDBPyConnection,
+    sift: _Sift,
+    config: FileStreamConfig,
+    spelling: Mapping[str, str],
+    deselected: frozenset[str],
 ) -> list[str]:
     clean = sift.jsonl()
     sift.load_rejects(con)
@@ -434,10 +460,10 @@ def _read_jsonl(
     )
     shapes = con.execute("select distinct json_keys(line) from json_lines where fault is null order by all").fetchall()
     found = list(dict.fromkeys(name for (names,) in shapes for name in names))
-    if shapes:
-        _check_columns(found, config, f"found {', '.join(map(repr, found[:20]))}")
-    columns = [name for name in found if name not in deselected]
-    paths = ", ".join(literal("/" + name.replace("~", "~0").replace("/", "~1")) for name in columns)
+    spelled = _checked_columns(found, config, spelling) if shapes else found
+    chosen = {column: name for name, column in zip(found, spelled, strict=True) if column not in deselected}
+    columns = list(chosen)
+    paths = ", ".join(literal("/" + name.replace("~", "~0").replace("/", "~1")) for name in chosen.values())
     values = "".join(f"v[{number}] as {identifier(name)}, " for number, name in enumerate(columns, start=1))
     extracted = f"json_extract_string(line, [{paths}])" if columns else "null"
     con.execute(
@@ -495,12 +521,17 @@ def _describe_parquet(path: Path) -> str:
 
 
 def _read_parquet(
-    con: duckdb.DuckDBPyConnection, path: Path, config: FileStreamConfig, deselected: frozenset[str]
+    con: duckdb.DuckDBPyConnection,
+    path: Path,
+    config: FileStreamConfig,
+    spelling: Mapping[str, str],
+    deselected: frozenset[str],
 ) -> list[str]:
     types = {row[0]: row[1] for row in con.execute(_describe_parquet(path)).fetchall()}
-    _check_columns(list(types), config, f"found {', '.join(map(repr, list(types)[:20]))}")
-    columns = [name for name in types if name not in deselected]
-    values = "".join(f"{_parquet_text(name, types[name])} as {identifier(name)}, " for name in columns)
+    spelled = _checked_columns(list(types), config, spelling)
+    chosen = {column: name for name, column in zip(types, spelled, strict=True) if column not in deselected}
+    columns = list(chosen)
+    values = "".join(f"{_parquet_text(name, types[name])} as {identifier(column)}, " for column, name in chosen.items())
     con.execute(
         f"create or replace temp table {RECORDS} as select *, {row_hash_sql(columns)} as {ROW_HASH}"
         f" from (select {values} file_row_number + 1 as {LINE_NUMBER}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -30,6 +30,35 @@ class SourceFile:
     mtime_ns: int
 
 
+@dataclass
+class History:
+    """What the lake has of one stream's files, read once and kept up by whoever adds batches."""
+
+    by_file: dict[str, list[Batch]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, batches: Iterable[Batch]) -> History:
+        """The history that a manifest tells."""
+        history = cls()
+        for batch in batches:
+            history.add(batch)
+        return history
+
+    def add(self, batch: Batch) -> None:
+        """Append a newer batch."""
+        if name := batch.origin.get("source_file"):
+            self.by_file.setdefault(name, []).append(batch)
+
+    def versions(self, name: str) -> list[Batch]:
+        """The batches of one file, oldest first."""
+        return self.by_file.get(name, [])
+
+    def latest(self, name: str) -> Batch | None:
+        """The newest batch of one file."""
+        versions = self.versions(name)
+        return versions[-1] if versions else None
+
+
 def batch_id(config: FileStreamConfig, file: SourceFile, replaces: str | None) -> str:
     """The same for the same file content on top of the same earlier version, whenever and wherever it is read."""
     identity = json.dumps([config.stream.id, file.name, file.sha256, replaces])
@@ -51,6 +80,7 @@ def write_batch(
     con: duckdb.DuckDBPyConnection,
     lake: Lake,
     config: FileStreamConfig,
+    history: History,
     file: SourceFile,
     columns: Sequence[str],
     extracted_at: datetime,
@@ -59,7 +89,7 @@ def write_batch(
 
     What the earlier versions hold already is counted as dropped; their rows that the file no longer has are withdrawn.
     """
-    earlier = [each for each in lake.manifest(config.stream) if each.origin.get("source_file") == file.name]
+    earlier = history.versions(file.name)
     replaces = earlier[-1].batch_id if earlier else None
     records, rejects = (_value(con, f"select count(*) from {name}") for name in (RECORDS, REJECTS))
     con.execute(f"create or replace temp view new_rows as {_new_rows_sql(con, config, columns)}")
@@ -159,7 +189,8 @@ def _compare_rows(con: duckdb.DuckDBPyConnection, earlier: Sequence[Batch], extr
 
 
 def _data_columns(batches: Sequence[Batch]) -> list[str]:
-    return list(dict.fromkeys(name for batch in batches for name in batch.columns))
+    # To SQL names that differ only by case are one.
+    return list({name.lower(): name for batch in batches for name in batch.columns}.values())
 
 
 def _compare_rejects(con: duckdb.DuckDBPyConnection, earlier: Sequence[Batch], file: SourceFile) -> None:

@@ -28,7 +28,7 @@ from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, connect, identifier
 from ingestion.taps.file_config import FileStreamConfig, load_streams
 from ingestion.taps.file_reading import LINE_NUMBER, RECORDS, REJECTS, FileFault, header_columns, read_file, sha256_of
-from ingestion.taps.file_versions import SourceFile, drop_relations, quarantine_broken, write_batch
+from ingestion.taps.file_versions import History, SourceFile, drop_relations, quarantine_broken, write_batch
 
 BOOKMARK = "load_id"
 WORK = ".tmp-tap-files"
@@ -56,32 +56,39 @@ class FileStream(Stream):
     def schema(self) -> dict[str, Any]:
         """Text for every column that the stream's list, its files or its batches in the lake show."""
         config = self.file_config
-        names = dict.fromkeys(config.required_columns)
-        if self._files_tap.lake:
-            for batch in self._files_tap.lake.manifest(config.stream):
-                names.update(dict.fromkeys(batch.columns))
-        for path in self._files():
+        lake = self._files_tap.lake
+        batches = lake.manifest(config.stream) if lake else []
+        # The first spelling counts.
+        spelling: dict[str, str] = {}
+        for name in (*config.required_columns, *(name for batch in batches for name in batch.columns)):
+            spelling.setdefault(name.lower(), name)
+        history = History.of(batches)
+        for path, name in self._known_first(history):
             try:
+                if _is_as_it_was(_source_file(path, name), history.latest(name)):
+                    continue
                 # RECORD messages carry only columns of the schema, so there it must be complete.
-                names.update(
-                    dict.fromkeys(
-                        header_columns(
-                            path,
-                            config,
-                            max_line_bytes=self.config["max_line_bytes"],
-                            whole=self._files_tap.lake is None,
-                        )
-                    )
-                )
+                limit, whole = self.config["max_line_bytes"], lake is None
+                for column in header_columns(path, config, max_line_bytes=limit, spelling=spelling, whole=whole):
+                    spelling.setdefault(column.lower(), column)
             except FileFault as fault:
                 self.logger.debug("%s: %s", path, fault)  # Reading the file will report it.
+        names = spelling.values()
         return {
             "type": "object",
             "properties": {name: {"type": ["string"] if name in config.keys else ["string", "null"]} for name in names},
         }
 
-    def _files(self) -> list[Path]:
-        return self.file_config.files(self._files_tap.data_path)
+    @cached_property
+    def _spelling(self) -> dict[str, str]:
+        """How this stream writes its columns, by their names in lower case; grows with the files taken up."""
+        return {name.lower(): name for name in self.schema["properties"]}
+
+    def _known_first(self, history: History) -> list[tuple[Path, str]]:
+        """The files, those known before the new ones: a new file may hold what a changed one no longer has."""
+        data = self._files_tap.data_path
+        files = [(path, path.relative_to(data).as_posix()) for path in self.file_config.files(data)]
+        return sorted(files, key=lambda file: file[1] not in history.by_file)
 
     def _write_schema_message(self) -> None:
         # A stream that never had a file has no columns yet, and a target nothing to make a table of.
@@ -130,15 +137,18 @@ class FileStream(Stream):
 
     def _batches(self, lake: Lake, workplace: _Workplace) -> Iterator[Batch]:
         loaded = self.stream_state.get(BOOKMARK, 0)
-        for batch in lake.manifest(self.file_config.stream):
-            if batch.load_id > loaded:
-                yield batch
-        latest = lake.latest_by_source_file(self.file_config.stream)
+        manifest = lake.manifest(self.file_config.stream)
+        yield from (batch for batch in manifest if batch.load_id > loaded)
+        history = History.of(manifest)
         counts = Counter[str]()
-        contents = {batch.origin["sha256"]: name for name, batch in latest.items()}
-        for path, name in self._changed_first(latest):
+        contents = {versions[-1].origin["sha256"]: name for name, versions in history.by_file.items()}
+        files = self._known_first(history)
+        if not files:
+            self.logger.warning("%s: no file matches %s", self.name, self.file_config.path)
+        for path, name in files:
+            earlier = history.latest(name)
             try:
-                batch = self._take_up(lake, workplace, path, name, latest.get(name), contents)
+                batch = self._take_up(lake, workplace, path, name, history, contents)
             except FileFault as fault:
                 counts["faulty"] += 1
                 self._files_tap.fault(f"stream {self.name}: {name}: {fault}")
@@ -147,21 +157,14 @@ class FileStream(Stream):
                 counts[batch] += 1
             else:
                 counts["taken up"] += 1
-                if earlier := latest.get(name):
+                if earlier:
                     contents.pop(earlier.origin["sha256"], None)
-                latest[name] = batch
+                history.add(batch)
                 contents[batch.origin["sha256"]] = name
                 yield batch
         if counts:
             summary = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
             self.logger.info("%s: %s files: %s", self.name, counts.total(), summary)
-
-    def _changed_first(self, latest: Mapping[str, Batch]) -> list[tuple[Path, str]]:
-        """The files, those known before the new ones: a new file may hold what a changed one no longer has."""
-        files = [(path, path.relative_to(self._files_tap.data_path).as_posix()) for path in self._files()]
-        if not files:
-            self.logger.warning("%s: no file matches %s", self.name, self.file_config.path)
-        return sorted(files, key=lambda file: file[1] not in latest)
 
     def _take_up(
         self,
@@ -169,12 +172,13 @@ class FileStream(Stream):
         workplace: _Workplace,
         path: Path,
         name: str,
-        earlier: Batch | None,
+        history: History,
         contents: Mapping[str, str],
     ) -> Batch | str:
         """Write the file's batch, or say why there is none."""
         file = _source_file(path, name)
-        if earlier and (file.size, file.mtime_ns) == (earlier.origin["size"], earlier.origin["mtime_ns"]):
+        earlier = history.latest(name)
+        if _is_as_it_was(file, earlier):
             return "unchanged"
         file = SourceFile(name, _sha256(path), file.size, file.mtime_ns)
         if earlier and file.sha256 == earlier.origin["sha256"]:
@@ -184,7 +188,7 @@ class FileStream(Stream):
             return "skipped as identical to others"
         extracted_at = datetime.now(UTC)
         columns = self._read(workplace, path, file)
-        batch = write_batch(workplace.con, lake, self.file_config, file, columns, extracted_at)
+        batch = write_batch(workplace.con, lake, self.file_config, history, file, columns, extracted_at)
         drop_relations(workplace.con)
         self.logger.info(
             "%s: %s rows extracted, %s loaded, %s quarantined, %s dropped as identical",
@@ -209,10 +213,13 @@ class FileStream(Stream):
             self.file_config,
             workplace.folder,
             max_line_bytes=self.config["max_line_bytes"],
+            spelling=self._spelling,
             deselected=frozenset(deselected),
         )
         _check_unchanged(path, file)
         quarantine_broken(workplace.con, self.file_config, columns)
+        for name in columns:
+            self._spelling.setdefault(name.lower(), name)
         return columns
 
     # RECORD messages
@@ -224,7 +231,7 @@ class FileStream(Stream):
             tempfile.TemporaryDirectory(prefix="tap-files-") as folder,
             self._workplace(Path(folder) / WORK) as workplace,
         ):
-            for path, name in self._changed_first({}):
+            for path, name in self._known_first(History()):
                 try:
                     file = _source_file(path, name)
                     sha256 = _sha256(path)
@@ -258,6 +265,11 @@ def _source_file(path: Path, name: str) -> SourceFile:
     except OSError as error:
         raise FileFault("the file vanished before it could be read; put it back or leave it away") from error
     return SourceFile(name, "", status.st_size, status.st_mtime_ns)
+
+
+def _is_as_it_was(file: SourceFile, earlier: Batch | None) -> bool:
+    """Whether a file looks as when its latest batch was written, by size and time."""
+    return earlier is not None and (file.size, file.mtime_ns) == (earlier.origin["size"], earlier.origin["mtime_ns"])
 
 
 def _sha256(path: Path) -> str:

@@ -20,7 +20,8 @@ import pytest
 from singer_sdk.testing import get_tap_test_class
 
 from ingestion.errors import UserError
-from ingestion.lake import row_hash
+from ingestion.lake import Lake, row_hash
+from ingestion.taps import files
 from ingestion.taps.files import TapFiles
 from tests.integration.tap_files_runs import Run, Shop
 
@@ -283,6 +284,22 @@ def test_the_schema_knows_the_columns_of_list_files_and_lake(tmp_path):
         "old": {"type": ["string", "null"]},
         "new": {"type": ["string", "null"]},
     }
+
+
+def test_a_known_file_is_not_opened_and_the_manifest_not_read_again_for_each_file(tmp_path, monkeypatch):
+    shop = Shop(tmp_path)
+    for number in range(5):
+        shop.put(f"{number}.csv", f"a\n{number}\n")
+    reads = []
+    manifest = Lake.manifest
+    monkeypatch.setattr(Lake, "manifest", lambda lake, stream: reads.append(stream) or manifest(lake, stream))
+    state = shop.run().state
+    # For the schema, for the batches, and when leftovers of a crash are looked for: whatever the number of files.
+    assert len(reads) <= 4
+    opened = []
+    monkeypatch.setattr(files, "header_columns", lambda path, *_, **__: opened.append(path.name) or [])
+    shop.put("5.csv", "a\n5\n")
+    assert len(shop.run(state).files) == 1 and opened == ["5.csv"]
 
 
 def test_a_stream_without_files_is_a_warning(tmp_path, caplog):

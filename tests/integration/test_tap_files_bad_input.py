@@ -9,8 +9,10 @@ import subprocess
 import sys
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from ingestion.lake import row_hash
 from ingestion.taps import files
 from tests.integration.tap_files_runs import Shop
 
@@ -78,7 +80,52 @@ def test_column_twice(shop):
 
 
 def test_column_without_name(shop):
-    faulty(shop, "1.csv", "id,name,\n1,x,y\n", "a column has no name")
+    faulty(shop, "1.csv", "id,name,\n1,x,y\n", "a column has no name: number 3 of 3")
+
+
+@pytest.mark.parametrize("header", ["id,name,", "id,name,extra,Extra", "id,extra", "id,name,extra,_sdc_x"])
+def test_a_refused_file_gives_the_stream_no_columns(shop, header):
+    shop.put("1.csv", header + "\n")
+    shop.put("good.csv", GOOD)
+    run = shop.run()
+    assert len(run.faults) == 1
+    assert set(run.of_type("SCHEMA")[0]["schema"]["properties"]) == {"id", "name"}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_names_that_differ_by_case_only_are_one_column(tmp_path, kind):
+    """The list's spelling counts, then the first file's; equal content hashes as equal."""
+    shop = Shop(tmp_path, keys=["id"], format=kind)
+
+    def put(file: str, **record: str) -> None:
+        if kind == "csv":
+            shop.put(file, ",".join(record) + "\n" + ",".join(record.values()) + "\n")
+        elif kind == "jsonl":
+            shop.put(file, json.dumps(record) + "\n")
+        else:
+            pq.write_table(pa.table({name: [value] for name, value in record.items()}), shop.put(file, ""))
+
+    put("1", ID="1", Note="x")
+    put("2", Id="2", note="y")
+    state = shop.run().state
+    put("3", iD="3", NOTE="z")
+    put("1", id="1", note="x", More="m")
+    run = shop.run(state)
+    assert run.faults == []
+    assert list(run.of_type("SCHEMA")[0]["schema"]["properties"]) == ["id", "Note", "More"]
+    assert [set(batch.columns) for batch in shop.batches] == [
+        {"id", "Note"},
+        {"id", "Note"},
+        {"id", "Note", "More"},
+        {"id", "Note"},
+    ]
+    expected = [{"id": "1", "Note": "x"}, {"id": "2", "Note": "y"}, {"id": "1", "Note": "x", "More": "m"}]
+    expected += [{"id": "1", "Note": "x"}, {"id": "3", "Note": "z"}]
+    rows = sorted(shop.rows(), key=lambda row: (row["_sdc_load_id"], row["_sdc_operation"] == "withdraw"))
+    assert [row["_sdc_row_hash"] for row in rows] == [row_hash(record) for record in expected]
+    put("2", ID="2", NOTE="y")
+    again = shop.run(run.state)
+    assert len(again.files) == 1 and shop.batches[-1].rows_loaded == 0
 
 
 def test_reserved_column(shop):

@@ -26,7 +26,7 @@ def read(content: bytes, kind: str = "csv", **setting):
         path = Path(folder) / "file"
         path.write_bytes(content)
         config = FileStreamConfig(name="s", path="*", format=kind, **setting)
-        columns = read_file(con, path, config, Path(folder), max_line_bytes=1000)
+        columns = read_file(con, path, config, Path(folder), max_line_bytes=1000, spelling={})
         names = ", ".join(f'"{name}"' for name in columns) or "null"
         rows = con.execute(f"select {names} from records order by _sdc_line_number").fetchall()
         numbers = [row[0] for row in con.execute("select _sdc_line_number from records order by 1").fetchall()]
