@@ -35,6 +35,8 @@ class History:
     """What the lake has of one stream's files, read once and kept up by whoever adds batches."""
 
     by_file: dict[str, list[Batch]] = field(default_factory=dict)
+    replays: list[Batch] = field(default_factory=list)
+    """Batches of `warehouse-replay`, which may hold rows of any file."""
 
     @classmethod
     def of(cls, batches: Iterable[Batch]) -> History:
@@ -48,6 +50,8 @@ class History:
         """Append a newer batch."""
         if name := batch.origin.get("source_file"):
             self.by_file.setdefault(name, []).append(batch)
+        elif batch.origin.get("kind") == "replay":
+            self.replays.append(batch)
 
     def versions(self, name: str) -> list[Batch]:
         """The batches of one file, oldest first."""
@@ -94,10 +98,10 @@ def write_batch(
     records, rejects = (_value(con, f"select count(*) from {name}") for name in (RECORDS, REJECTS))
     con.execute(f"create or replace temp view new_rows as {_new_rows_sql(con, config, columns)}")
     if earlier:
-        withdrawn = _compare_rows(con, earlier, extracted_at)
-        _compare_rejects(con, earlier, file)
+        withdrawn = _compare_rows(con, [*earlier, *history.replays], file, extracted_at)
+        superseded = _compare_rejects(con, earlier, history.replays, file)
     else:
-        withdrawn = 0
+        withdrawn, superseded = 0, []
         con.execute(f"create or replace temp view {_ROWS} as from new_rows")
         con.execute(f"create or replace temp view {_QUARANTINE} as {_quarantine_sql(REJECTS, file)}")
     con.execute(
@@ -116,6 +120,7 @@ def write_batch(
             "size": file.size,
             "mtime_ns": file.mtime_ns,
             "replaces": replaces,
+            **({"superseded": superseded} if superseded else {}),
         },
         extracted_at=extracted_at,
         rows_dropped=records + rejects + withdrawn - written,
@@ -166,9 +171,11 @@ def _new_rows_sql(con: duckdb.DuckDBPyConnection, config: FileStreamConfig, colu
     )
 
 
-def _compare_rows(con: duckdb.DuckDBPyConnection, earlier: Sequence[Batch], extracted_at: datetime) -> int:
-    """Make the rows by multiset difference; return how many are withdrawn."""
-    lake_rows = _parquet([batch.file for batch in earlier])
+def _compare_rows(
+    con: duckdb.DuckDBPyConnection, batches: Sequence[Batch], file: SourceFile, extracted_at: datetime
+) -> int:
+    """Make the rows by multiset difference to what `batches` hold of the file; return how many are withdrawn."""
+    lake_rows = f"(from {_parquet([batch.file for batch in batches])} where _sdc_source_file = {literal(file.name)})"
     con.execute(
         f"create or replace temp table held as select {ROW_HASH}, _sdc_occurrence, max(_sdc_load_id) as _sdc_load_id"
         f" from {lake_rows} group by {ROW_HASH}, _sdc_occurrence"
@@ -177,7 +184,7 @@ def _compare_rows(con: duckdb.DuckDBPyConnection, earlier: Sequence[Batch], extr
     con.execute(
         f"create or replace temp table withdrawn as from held anti join new_rows using ({ROW_HASH}, _sdc_occurrence)"
     )
-    data = "".join(f"{identifier(name)}, " for name in _data_columns(earlier))
+    data = "".join(f"{identifier(name)}, " for name in _data_columns(batches))
     con.execute(
         f"create or replace temp table compared as from new_rows anti join held using ({ROW_HASH}, _sdc_occurrence)"
         f" union all by name select {data}{LINE_NUMBER}, {ROW_HASH}, _sdc_occurrence,"
@@ -193,21 +200,37 @@ def _data_columns(batches: Sequence[Batch]) -> list[str]:
     return list({name.lower(): name for batch in batches for name in batch.columns}.values())
 
 
-def _compare_rejects(con: duckdb.DuckDBPyConnection, earlier: Sequence[Batch], file: SourceFile) -> None:
-    """Make the quarantine of what no earlier version of the file has put there already."""
+def _compare_rejects(
+    con: duckdb.DuckDBPyConnection, earlier: Sequence[Batch], replays: Sequence[Batch], file: SourceFile
+) -> list[str]:
+    """Make the quarantine of what does not wait there already; return the ids of what waits and left the file.
+
+    What was replayed waits no longer, nor does what an earlier version of the file superseded.
+    """
     known = [batch.quarantine_file for batch in earlier if batch.quarantine_file]
     if not known:
         con.execute(f"create or replace temp view {_QUARANTINE} as {_quarantine_sql(REJECTS, file)}")
-        return
+        return []
+    done = [each for batch in earlier for each in batch.origin.get("superseded", ())]
+    done += [each for batch in replays for each in batch.origin["replays"]]
     number = "row_number() over (partition by reason, column_name, payload order by line_number)"
     con.execute(
-        f"create or replace temp table new_rejects as select new.* exclude (number) from"
-        f" (select *, {number} as number from {REJECTS}) new"
-        f" anti join (select reason, column_name, payload, {number} as number from {_parquet(known)}) known"
-        " on new.reason = known.reason and new.column_name is not distinct from known.column_name"
-        " and new.payload = known.payload and new.number = known.number"
+        f"create or replace temp table waiting as select *, {number} as number from {_parquet(known)}"
+        " where quarantine_id not in (select unnest($done))",
+        {"done": done or [""]},
+    )
+    con.execute(f"create or replace temp table rejected as select *, {number} as number from {REJECTS}")
+    same = (
+        "rejected.reason = waiting.reason and rejected.column_name is not distinct from waiting.column_name"
+        " and rejected.payload = waiting.payload and rejected.number = waiting.number"
+    )
+    con.execute(
+        "create or replace temp table new_rejects as select * exclude (number)"
+        f" from rejected anti join waiting on {same}"
     )
     con.execute(f"create or replace temp view {_QUARANTINE} as {_quarantine_sql('new_rejects', file)}")
+    gone = con.execute(f"select quarantine_id from waiting anti join rejected on {same} order by all").fetchall()
+    return [row[0] for row in gone]
 
 
 def _quarantine_sql(relation: str, file: SourceFile) -> str:

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import duckdb
@@ -31,21 +31,33 @@ def replay(run: Run, files: Mapping[Stream, FileStreamConfig]) -> dict[Stream, C
     """Replay every stream's quarantine; returns the counts loaded, dropped and waiting of those that had any.
 
     Records are checked against the keys and schema of ops.streams and, for the streams of `files`, the rules there.
-    What passes is loaded as a batch of kind `replay` and marked with its load id; the rest stays as it is.
+    What passes is loaded as a batch of kind `replay` and marked with its load id; the rest stays as it is, and so does
+    what its file no longer has: the corrected record is in raw, or in quarantine by itself.
     """
     results: dict[Stream, Counter[str]] = {}
     for stream, (keys, schema) in run.engine.streams().items():
+        superseded = {each for batch in run.lake.manifest(stream) for each in batch.origin.get("superseded", ())}
         for chunk in run.engine.quarantined(stream):
             loader = run.loader(stream.id)
             loader.set_schema(schema, keys)
-            results.setdefault(stream, Counter()).update(_replay_chunk(run, loader, chunk, files.get(stream)))
+            results.setdefault(stream, Counter()).update(
+                _replay_chunk(run, loader, chunk, files.get(stream), superseded)
+            )
     return results
 
 
 def _replay_chunk(
-    run: Run, loader: Loader, chunk: Sequence[Quarantined], config: FileStreamConfig | None
+    run: Run,
+    loader: Loader,
+    chunk: Sequence[Quarantined],
+    config: FileStreamConfig | None,
+    superseded: Set[str],
 ) -> Counter[str]:
-    records = {each.quarantine_id: record for each in chunk if (record := _record(each.payload, loader)) is not None}
+    records = {
+        each.quarantine_id: record
+        for each in chunk
+        if each.quarantine_id not in superseded and (record := _record(each.payload, loader)) is not None
+    }
     if config:
         from_files = {each.quarantine_id for each in chunk if each.source_file is not None}
         plain_records = {each: record for each, record in records.items() if each not in from_files}

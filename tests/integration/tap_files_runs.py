@@ -115,6 +115,15 @@ class Shop:
                 latest[row["_sdc_row_hash"], row["_sdc_occurrence"]] = row
         return Counter(content_of(data_of(row)) for row in latest.values() if row["_sdc_operation"] != "withdraw")
 
+    def waiting(self, source_file: str) -> Counter[str]:
+        """The reasons of what waits in quarantine for this file: all but what later versions superseded."""
+        superseded = {each for batch in self.batches for each in batch.origin.get("superseded", ())}
+        return Counter(
+            row["reason"]
+            for row in self.quarantine()
+            if row["source_file"] == source_file and row["quarantine_id"] not in superseded
+        )
+
     def assert_counted(self) -> None:
         """Every batch accounts for every record, and its files hold what it says."""
         for batch in self.batches:

@@ -10,6 +10,7 @@ import pytest
 
 from ingestion.lake import Stream, connect
 from ingestion.target import replay
+from tests.integration.tap_files_runs import Shop
 from tests.integration.test_target_loading import record, schema
 
 TEXT_AMOUNT = schema({"id": {"type": "integer"}, "amount": {"type": ["string", "null"]}})
@@ -144,4 +145,71 @@ def test_records_of_files_follow_the_rules_of_their_stream(warehouse, run_replay
         ("3", "three", "delete", "a.csv", 9, 1, True),
     ]
     assert warehouse.lake.latest_by_source_file(Stream("shop", "orders"))["a.csv"] == closed
+    warehouse.check_identities()
+
+
+@pytest.fixture
+def shop_of_files(tmp_path, warehouse, monkeypatch):
+    """A shop whose tap and warehouse share a lake; `load` runs the tap and the target, `rule` sets the type of n."""
+    shop = Shop(tmp_path, name="shop-orders", path="*.csv")
+    shop.lake = warehouse.lake
+    monkeypatch.setattr("ingestion.settings.Settings.streams_file", shop.streams_file)
+    entry = {"name": "shop-orders", "path": "*.csv", "format": "csv"}
+
+    def rule(kind):
+        shop.streams_file.write_text(json.dumps({"streams": [entry | {"columns": {"n": kind}}]}))
+
+    def load():
+        run = shop.run()
+        assert run.faults == []
+        warehouse.load(run.messages)
+
+    shop.rule, shop.load = rule, load
+    return shop
+
+
+def current(warehouse):
+    """What raw says that the files have now."""
+    return warehouse.query(
+        "select n from (select *, row_number() over (partition by _sdc_source_file, _sdc_row_hash, _sdc_occurrence"
+        " order by _sdc_load_id desc) as place from raw_shop.orders)"
+        " where place = 1 and _sdc_operation <> 'withdraw' order by n"
+    )
+
+
+def test_a_file_corrected_after_a_replay_withdraws_the_replayed_row(warehouse, run_replay, shop_of_files):
+    shop_of_files.rule("integer")
+    shop_of_files.put("1.csv", "n\n1\n2.5\n3.5\n")
+    shop_of_files.load()
+    shop_of_files.rule("decimal")
+    assert run_replay() == "shop-orders: 2 loaded, 0 known already, 0 still wait\n"
+    assert current(warehouse) == [("1",), ("2.5",), ("3.5",)]
+    shop_of_files.put("1.csv", "n\n1\n2\n3.5\n")
+    shop_of_files.load()
+    assert current(warehouse) == [("1",), ("2",), ("3.5",)]
+    # A rule that is tightened again takes the replayed row back to quarantine.
+    shop_of_files.rule("integer")
+    shop_of_files.put("1.csv", "n\n1\n2\n3.5\n4\n")
+    shop_of_files.load()
+    assert current(warehouse) == [("1",), ("2",), ("4",)]
+    waiting = "select payload from ops.quarantine where replayed_load_id is null"
+    assert warehouse.query(waiting) == [('{"n":"3.5"}',)]
+    warehouse.check_identities()
+
+
+def test_a_record_whose_file_was_corrected_is_not_replayed(warehouse, run_replay, shop_of_files):
+    shop_of_files.rule("integer")
+    shop_of_files.put("1.csv", "n\n1\n2.5\n3.5\n")
+    shop_of_files.load()
+    # Corrected is the second record only; the third waits on.
+    shop_of_files.put("1.csv", "n\n1\n2\n3.5\n")
+    shop_of_files.load()
+    shop_of_files.rule("decimal")
+    assert run_replay() == "shop-orders: 1 loaded, 0 known already, 1 still wait\n"
+    assert current(warehouse) == [("1",), ("2",), ("3.5",)]
+    # The correction is taken back: the record is new, and passes now.
+    shop_of_files.put("1.csv", "n\n1\n2.5\n3.5\n")
+    shop_of_files.load()
+    assert "0 loaded" in run_replay()
+    assert current(warehouse) == [("1",), ("2.5",), ("3.5",)]
     warehouse.check_identities()
