@@ -52,26 +52,57 @@
 {%- endmacro %}
 
 {#- Post-hook of incremental models, in the model's transaction. A model is never ahead of the models it reads, so that a build
-    of a selection leaves nothing behind for good. After --empty or --sample the model counts as never built. -#}
+    of a selection leaves nothing behind for good. After --empty or --sample the model counts as never built.
+
+    The hash is recorded only where it is true of the model's content: it held before, or this invocation built everything that
+    the model is made of (views and seeds too, which `dbt run` leaves out), from ancestors of which the same is true. Otherwise
+    it stays null, and the next build makes the model anew. -#}
 {% macro advance_watermark() -%}
     {%- if execute and config.get('materialized') == 'incremental' -%}
-        delete from {{ this.database }}.ops.watermarks where model = '{{ this.identifier }}';
+        {%- set watermarks = this.database ~ '.ops.watermarks' -%}
         {%- if not flags.EMPTY and not flags.SAMPLE %}
-        insert into {{ this.database }}.ops.watermarks (model, load_id, logic_hash)
+        {%- set ancestors = [] -%}
+        {%- do collect_nodes(model.unique_id, ancestors) -%}
+        {%- set hash = logic_hash(model.unique_id) %}
+        insert into {{ watermarks }} (model, load_id, logic_hash, invocation_id)
         select
             '{{ this.identifier }}' as model,
             min(bounds.load_id) as load_id,
-            '{{ logic_hash(model.unique_id) }}' as logic_hash
+            case
+                when
+                    min(bounds.is_current) = 1
+                    {%- if ancestors | reject('in', selected_resources) | list %}
+                    and exists (
+                        select 1
+                        from {{ watermarks }} as known
+                        where
+                            known.model = '{{ this.identifier }}'
+                            and known.logic_hash = '{{ hash }}'
+                    )
+                    {%- endif %}
+                    then '{{ hash }}'
+            end as logic_hash,
+            '{{ invocation_id }}' as invocation_id
         from (
-            select {{ load_bound() }} as load_id
+            select
+                {{ load_bound() }} as load_id,
+                1 as is_current
             {%- for upstream in incremental_parents(model.unique_id) %}
             union all
-            select coalesce(max(watermarks.load_id), -1) as load_id
+            select
+                coalesce(max(watermarks.load_id), -1) as load_id,
+                coalesce(max(case when watermarks.logic_hash = '{{ logic_hash(upstream.unique_id) }}' then 1 end), 0) as is_current
             from {{ upstream.database }}.ops.watermarks as watermarks
             where watermarks.model = '{{ upstream.alias }}'
             {%- endfor %}
-        ) as bounds
-        {%- endif -%}
+        ) as bounds;
+        {%- endif %}
+        delete from {{ watermarks }}
+        where
+            model = '{{ this.identifier }}'
+            {%- if not flags.EMPTY and not flags.SAMPLE %}
+            and invocation_id is distinct from '{{ invocation_id }}'
+            {%- endif -%}
     {%- endif -%}
 {%- endmacro %}
 
@@ -90,7 +121,7 @@
 {%- endmacro %}
 
 {#- A hash of all that decides what a model holds: its code and contract, the models and seeds it reads, the project's macros
-    that they use, and the shop's settings. -#}
+    that they use, the variables that these read, and the shop's settings. -#}
 {% macro logic_hash(unique_id) -%}
     {%- set node_ids = [] -%}
     {%- do collect_nodes(unique_id, node_ids) -%}
@@ -99,14 +130,25 @@
     {%- for node_id in node_ids | sort -%}
         {%- set node = graph.nodes[node_id] -%}
         {%- do parts.append(node_id ~ node.checksum.checksum ~ (node.contract.checksum if node.contract else '')) -%}
+        {%- do parts.append(values_of_variables(node.raw_code)) -%}
         {%- for macro_id in node.depends_on.macros -%}
             {%- do collect_macros(macro_id, macro_ids) -%}
         {%- endfor -%}
     {%- endfor -%}
     {%- for macro_id in macro_ids | sort -%}
-        {%- do parts.append(macro_id ~ context[macro_id.split('.')[-1]].macro.macro_sql) -%}
+        {%- set macro_sql = context[macro_id.split('.')[-1]].macro.macro_sql -%}
+        {%- do parts.append(macro_id ~ macro_sql ~ values_of_variables(macro_sql)) -%}
     {%- endfor -%}
     {{ return(local_md5(parts | join('\n'))) }}
+{%- endmacro %}
+
+{#- The values of the project's variables that a piece of code reads by name; the settings of other shops do not count. -#}
+{% macro values_of_variables(code) -%}
+    {%- set values = {} -%}
+    {%- for name in modules.re.findall("\\bvar\\(\\s*['\"](\\w+)['\"]", code) if name != 'shops' -%}
+        {%- do values.update({name: var(name)}) -%}
+    {%- endfor -%}
+    {{ return(tojson(values, sort_keys=true)) }}
 {%- endmacro %}
 
 {% macro collect_nodes(unique_id, found) -%}

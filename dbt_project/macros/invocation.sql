@@ -96,8 +96,9 @@
         {%- do run_query("create schema if not exists " ~ database ~ ".ops") -%}
         {%- do run_query(
             "create table if not exists " ~ database ~ ".ops.watermarks "
-            ~ "(model varchar, load_id bigint, logic_hash varchar)"
+            ~ "(model varchar, load_id bigint, logic_hash varchar, invocation_id varchar)"
         ) -%}
+        {%- do run_query("alter table " ~ database ~ ".ops.watermarks add column if not exists invocation_id varchar") -%}
         {%- do run_query("create table if not exists " ~ database ~ ".ops.unpublished (model varchar)") -%}
     {%- endfor -%}
     {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.config.meta.get('entities') -%}
@@ -152,6 +153,8 @@
                     {%- do adapter.drop_relation(relation) -%}
                     {%- do commit_now() -%}
                 {%- endif -%}
+                {%- do run_query("delete from " ~ database ~ ".ops.watermarks where model = '" ~ node.alias ~ "'") -%}
+                {%- do commit_now() -%}
             {%- endif -%}
         {%- endfor -%}
     {%- endfor -%}

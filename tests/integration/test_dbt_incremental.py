@@ -234,25 +234,56 @@ def test_a_build_without_news_writes_no_row(warehouse: DbtWarehouse) -> None:
     assert warehouse.query("select quantity from fact_orders where order_line_id = 52") == [(77,)]
 
 
-@pytest.mark.parametrize(
-    ("file", "find", "replace"),
-    [
-        ("macros/engine/times.sql", "'{{ shop_setting(\"time_zone\") }}'", "'Pacific/Kiritimati'"),
-        ("seeds/statuses.csv", "completed,completed", "completed,pending"),
-    ],
-    ids=["macro", "seed"],
-)
-def test_changed_logic_rebuilds_in_full(
-    warehouse: DbtWarehouse, tmp_path: Path, file: str, find: str, replace: str
-) -> None:
-    """A change of a macro or a seed that a fact uses, even through other models, reaches all of its old rows."""
-    before = warehouse.marts()
-    project = tmp_path / "dbt_project"
+def edited(warehouse: DbtWarehouse, project: Path, file: str, find: str, replace: str) -> DbtWarehouse:
+    """The same warehouse, built by a copy of the project in which a text is replaced."""
     shutil.copytree(ROOT / "dbt_project", project)
     text = (project / file).read_text()
     assert find in text
     (project / file).write_text(text.replace(find, replace))
-    changed = DbtWarehouse(warehouse.home, project)
+    return DbtWarehouse(warehouse.home, project)
+
+
+@pytest.mark.parametrize(
+    ("file", "find", "replace", "mart"),
+    [
+        ("macros/engine/times.sql", "'{{ shop_setting(\"time_zone\") }}'", "'Pacific/Kiritimati'", "fact_orders"),
+        ("seeds/statuses.csv", "completed,completed", "completed,pending", "fact_orders"),
+        ("dbt_project.yml", "+@[a-z0-9-]+(", "{3,}@[a-z0-9-]+(", "dim_users"),
+    ],
+    ids=["macro", "seed", "variable"],
+)
+def test_changed_logic_rebuilds_in_full(
+    warehouse: DbtWarehouse, tmp_path: Path, file: str, find: str, replace: str, mart: str
+) -> None:
+    """A change of a macro, seed or variable that a model uses, even through others, reaches all of its old rows."""
+    before = warehouse.marts()
+    changed = edited(warehouse, tmp_path / "dbt_project", file, find, replace)
+    changed.dbt("build", "--resource-type", "model", "seed")
+    marts = changed.marts()
+    assert marts[mart] != before[mart]
+    assert marts == full_refresh(changed, tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("file", "find", "replace", "partial"),
+    [
+        ("seeds/statuses.csv", "completed,completed", "completed,pending", ["run"]),
+        (
+            "models/staging/demo_shop/stg_demo_shop__order_items.sql",
+            "to_integer('quantity')",
+            "to_integer('order_id')",
+            ["run", "--select", "fact_orders"],
+        ),
+    ],
+    ids=["seed left out", "views left out"],
+)
+def test_changed_logic_survives_a_build_without_its_ancestors(
+    warehouse: DbtWarehouse, tmp_path: Path, file: str, find: str, replace: str, partial: list[str]
+) -> None:
+    """What was built from ancestors of the old logic is built again once they are of the new one."""
+    before = warehouse.marts()
+    changed = edited(warehouse, tmp_path / "dbt_project", file, find, replace)
+    changed.dbt(*partial)
     changed.dbt("build", "--resource-type", "model", "seed")
     marts = changed.marts()
     assert marts["fact_orders"] != before["fact_orders"]
