@@ -5,7 +5,7 @@
 
 from ingestion.lake.batch import METADATA_COLUMNS, Batch, Stream
 from ingestion.lake.rowhash import identifier, literal, row_hash, row_hash_sql
-from ingestion.lake.writer import Lake, connect, read_batch
+from ingestion.lake.writer import Lake, connect, first_line, make_folder, read_batch
 
 __all__ = [
     "METADATA_COLUMNS",
@@ -13,8 +13,10 @@ __all__ = [
     "Lake",
     "Stream",
     "connect",
+    "first_line",
     "identifier",
     "literal",
+    "make_folder",
     "read_batch",
     "row_hash",
     "row_hash_sql",

@@ -41,6 +41,22 @@ def connect(temp_directory: Path, *, memory_limit: str = "1GB", threads: int = 2
     return con
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it. Raises UserError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot make this folder ({error.strerror}); set WAREHOUSE_HOME to a folder that can be written"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; DuckDB repeats some of its messages as JSON, which nobody needs."""
+    lines = str(error).partition('{"exception_type"')[0].strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
 class Lake:
     """The Parquet batches below `root` and their manifests."""
 
@@ -54,7 +70,7 @@ class Lake:
 
         The counter is on disk and locked while it moves, so processes share it and a clock set back does no harm.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         descriptor = os.open(self.root / "_load_id", os.O_RDWR | os.O_CREAT, 0o644)
         with os.fdopen(descriptor, "r+") as counter:
             fcntl.flock(counter, fcntl.LOCK_EX)
@@ -73,7 +89,7 @@ class Lake:
             yield
             return
         folder = self.root / stream.folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with (folder / LOCK).open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -180,8 +196,10 @@ class Lake:
                 self._clean.add(stream)
         except (OSError, duckdb.IOException) as error:
             self._clean.discard(stream)
-            reason = str(error).splitlines()[0]
-            raise UserError(f"stream {stream.id}: cannot write its batch below {self.root}: {reason}") from error
+            raise UserError(
+                f"stream {stream.id}: cannot write its batch below {self.root}: {first_line(error)};"
+                " free space or mend the disk, then run again"
+            ) from error
         return batch
 
     @staticmethod

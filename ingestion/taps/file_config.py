@@ -44,8 +44,8 @@ class FileStreamConfig:
         return list(dict.fromkeys((*self.keys, *self.columns, *self.required, *self.not_empty, *deleted_at)))
 
     def files(self, data: Path) -> list[Path]:
-        """The stream's files below `data`, by name."""
-        return sorted(path for path in data.glob(self.path) if path.is_file())
+        """The stream's files below `data`, by name. A link to nothing counts: its file has vanished."""
+        return sorted(path for path in data.glob(self.path) if path.is_file() or not path.exists())
 
 
 def load_streams(path: Path) -> list[FileStreamConfig]:

@@ -25,7 +25,7 @@ import duckdb
 import pyarrow as pa
 
 from ingestion.errors import UserError
-from ingestion.lake import identifier, literal, row_hash_sql
+from ingestion.lake import first_line, identifier, literal, row_hash_sql
 from ingestion.taps.file_config import FileStreamConfig
 
 RECORDS = "records"
@@ -109,9 +109,9 @@ def read_file(
     except FileNotFoundError as error:
         raise FileFault("the file vanished while it was being read; put it back or leave it away") from error
     except (OSError, EOFError) as error:
-        raise FileFault(f"truncated or damaged: {_first_line(error)}; copy or export it again") from error
+        raise FileFault(f"truncated or damaged: {first_line(error)}; copy or export it again") from error
     except duckdb.Error as error:
-        raise FileFault(f"not readable as {config.format}: {_first_line(error)}") from error
+        raise FileFault(f"not readable as {config.format}: {first_line(error)}") from error
 
 
 def header_columns(
@@ -139,7 +139,7 @@ def header_columns(
                     names.update(dict.fromkeys(_json_fields(line.decode()) if isinstance(line, bytes) else ()))
             return _checked_columns(list(names), config, spelling, complete=complete) if names else []
     except (OSError, EOFError, duckdb.Error) as error:
-        raise FileFault(f"not readable: {_first_line(error)}") from error
+        raise FileFault(f"not readable: {first_line(error)}") from error
 
 
 # Columns
@@ -701,7 +701,3 @@ def _lines(file: _Readable, limit: int) -> Iterator[bytes | _Oversized]:
         chunk = file.read(_CHUNK)
     if oversized or pending:
         yield oversized or pending
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].strip()

@@ -25,7 +25,7 @@ from singer_sdk.plugin_base import SingerCommand, _ConfigInput
 
 from ingestion import settings
 from ingestion.errors import UserError
-from ingestion.lake import Batch, Lake, connect, identifier
+from ingestion.lake import Batch, Lake, connect, identifier, make_folder
 from ingestion.taps.file_config import FileStreamConfig, load_streams
 from ingestion.taps.file_reading import LINE_NUMBER, RECORDS, REJECTS, FileFault, header_columns, read_file, sha256_of
 from ingestion.taps.file_versions import History, SourceFile, drop_relations, quarantine_broken, write_batch
@@ -128,7 +128,7 @@ class FileStream(Stream):
     def _workplace(self, folder: Path) -> Iterator[_Workplace]:
         """A DuckDB and a folder for one stream's files; what a killed run left in the folder is removed."""
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        make_folder(folder)
         try:
             with connect(folder, memory_limit=self.config["memory_limit"]) as con:
                 yield _Workplace(con, folder)
@@ -138,6 +138,11 @@ class FileStream(Stream):
     def _batches(self, lake: Lake, workplace: _Workplace) -> Iterator[Batch]:
         loaded = self.stream_state.get(BOOKMARK, 0)
         manifest = lake.manifest(self.file_config.stream)
+        if loaded > max((batch.load_id for batch in manifest), default=0):
+            raise UserError(
+                f"stream {self.name}: the lake at {lake.root} is missing or older than the state, which has load"
+                f" {loaded}: bring it back, or start with a new WAREHOUSE_HOME"
+            )
         yield from (batch for batch in manifest if batch.load_id > loaded)
         history = History.of(manifest)
         counts = Counter[str]()
@@ -364,6 +369,18 @@ class TapFiles(Tap):
         _ = self.data_path
         configs = load_streams(self._path("streams_file", settings.load().streams_file))
         return [FileStream(self, config) for config in configs]
+
+    def sync_all(self) -> None:
+        """Send all streams. Raises UserError when there is nothing at all: no file now, and nothing loaded before."""
+        configs = [stream.file_config for stream in self.streams.values() if isinstance(stream, FileStream)]
+        lake = self.lake
+        if not any(config.files(self.data_path) or (lake and lake.manifest(config.stream)) for config in configs):
+            patterns = ", ".join(config.path for config in configs)
+            raise UserError(
+                f"{self.data_path}: no file matches any stream of the shop ({patterns}); put the shop's files there,"
+                " or set WAREHOUSE_DATA to the folder that has them"
+            )
+        super().sync_all()
 
     def fault(self, message: str) -> None:
         """Report a file or stream that cannot be taken up; the others go on, and the tap fails at its end."""

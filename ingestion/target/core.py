@@ -20,7 +20,7 @@ from singer_sdk.exceptions import InvalidRecord, MissingKeyPropertiesError
 from singer_sdk.singerlib.json import deserialize_json, serialize_json
 
 from ingestion.errors import UserError
-from ingestion.lake import Batch, Lake, Stream, connect, identifier, read_batch
+from ingestion.lake import Batch, Lake, Stream, connect, first_line, identifier, read_batch
 from ingestion.target.records import BadRecord, RecordSchema, Row, json_value
 
 # A batch also closes when its text reaches this size, so that wide records stay in bounded memory.
@@ -99,6 +99,12 @@ class Engine(Protocol):
 
     def batch_ids(self, stream: Stream) -> set[str]:
         """The batches of the stream that the ledger has."""
+
+    def has_load(self, stream: Stream, load_id: int) -> bool:
+        """Whether the ledger has this load of the stream."""
+
+    def has_source_file(self, stream: Stream, source_file: str) -> bool:
+        """Whether the ledger has a batch of this file."""
 
     def load(self, batch: Batch, kind: str, replayed: Sequence[str] = ()) -> bool:
         """Commit a batch: columns, rows, quarantine, ledger, and which quarantined records it replays.
@@ -335,10 +341,12 @@ class Loader:
         """Load a file of a BATCH message: a batch of the lake as it is, any other file record by record."""
         self.flush()
         path = _local_path(url, self.stream)
+        if not path.exists() and path.stem.isdecimal() and self.context.engine.has_load(self.stream, int(path.stem)):
+            return  # Raw has it; who needs the lake's copy will miss it.
         try:
             batch = read_batch(path) if file_format == "parquet" else None
         except (OSError, duckdb.Error) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"stream {self.stream.id}: batch file {path}: {reason}; run the tap again") from error
         if batch is None:
             self._load_foreign(path, file_format, compression)
@@ -348,8 +356,16 @@ class Loader:
                 f"stream {self.stream.id}: {path} is a batch of {batch.stream.id} in another lake or stream; "
                 f"this warehouse's lake is {self.context.lake.root}"
             )
-        if batch.batch_id not in self._known:
-            self.commit(batch, "batch")
+        if batch.batch_id in self._known:
+            return
+        source_file = batch.origin.get("source_file")
+        is_first = source_file is not None and batch.origin.get("replaces") is None
+        if is_first and self.context.engine.has_source_file(self.stream, source_file):
+            raise UserError(
+                f"stream {self.stream.id}: {source_file} comes as new, but raw has an earlier version of it: the lake"
+                f" at {self.context.lake.root} lost it; bring the lake back, or start with a new WAREHOUSE_HOME"
+            )
+        self.commit(batch, "batch")
 
     def _load_foreign(self, path: Path, file_format: str, compression: str | None) -> None:
         """Send a foreign tap's batch file through the lake writer, in parts whose ids make a repeat harmless."""
@@ -364,7 +380,7 @@ class Loader:
                     part += 1
             self._flush_part(path, content, part)
         except (OSError, EOFError, ValueError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"stream {self.stream.id}: batch file {path}: {reason}; run the tap again") from error
 
     def _flush_part(self, path: Path, content: str, part: int) -> None:

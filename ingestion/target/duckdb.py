@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from ingestion.errors import UserError
-from ingestion.lake import METADATA_COLUMNS, Batch, Stream, identifier, literal
+from ingestion.lake import METADATA_COLUMNS, Batch, Stream, first_line, identifier, literal
 from ingestion.target.columns import column_widened
 from ingestion.target.core import Quarantined, Sync, Version
 
@@ -62,7 +62,7 @@ class DuckDBEngine:
                 self._con.execute(_OPS)
                 self._claim(shop)
         except (OSError, duckdb.IOException) as error:
-            raise UserError(_opening_failed(path, str(error))) from error
+            raise UserError(_opening_failed(path, first_line(error))) from error
 
     def _claim(self, shop: str) -> None:
         """Write the shop's name into a new warehouse, or refuse one that is another's."""
@@ -103,6 +103,16 @@ class DuckDBEngine:
         """The batches of the stream that the ledger has."""
         query = "select batch_id from ops.loads where source = ? and stream = ?"
         return {row[0] for row in self._con.execute(query, [stream.source, stream.name]).fetchall()}
+
+    def has_load(self, stream: Stream, load_id: int) -> bool:
+        """Whether the ledger has this load of the stream."""
+        query = "select 1 from ops.loads where source = ? and stream = ? and load_id = ?"
+        return self._con.execute(query, [stream.source, stream.name, load_id]).fetchone() is not None
+
+    def has_source_file(self, stream: Stream, source_file: str) -> bool:
+        """Whether the ledger has a batch of this file."""
+        query = "select 1 from ops.loads where source = ? and stream = ? and origin ->> '$.source_file' = ?"
+        return self._con.execute(query, [stream.source, stream.name, source_file]).fetchone() is not None
 
     def load(self, batch: Batch, kind: str, replayed: Sequence[str] = ()) -> bool:
         """Commit a batch in one transaction; False when the ledger has it already."""
@@ -298,4 +308,4 @@ def _table(stream: Stream) -> str:
 def _opening_failed(path: Path, reason: str) -> str:
     if "Conflicting lock" in reason or "Could not set lock" in reason:
         return f"{path} is in use by another process (a run, dbt or a reader); wait until it has ended, then run again"
-    return f"cannot open the warehouse {path}: {reason.splitlines()[0]}; check WAREHOUSE_HOME, its rights and the disk"
+    return f"cannot open the warehouse {path}: {reason}; check WAREHOUSE_HOME, its rights and the disk"

@@ -17,7 +17,7 @@ from singer_sdk.singerlib.json import deserialize_json
 
 from ingestion import settings
 from ingestion.errors import UserError
-from ingestion.lake import Lake, Stream, connect
+from ingestion.lake import Lake, Stream, connect, first_line
 from ingestion.taps.file_config import FileStreamConfig, load_streams
 from ingestion.taps.file_rules import broken_sql, timestamp_sql
 from ingestion.target.core import Loader, Options, Quarantined, Run
@@ -158,7 +158,7 @@ def main() -> None:
         finally:
             run.close()
     except (UserError, OSError, duckdb.Error) as error:
-        print(f"warehouse-replay: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"warehouse-replay: {first_line(error)}", file=sys.stderr)
         sys.exit(1)
     for stream, counts in results.items():
         print(

@@ -28,7 +28,7 @@ from singer_sdk.singerlib.json import deserialize_json
 
 from ingestion import settings
 from ingestion.errors import UserError
-from ingestion.lake import METADATA_COLUMNS, Lake
+from ingestion.lake import METADATA_COLUMNS, Lake, first_line
 from ingestion.target.core import Options, Run
 from ingestion.target.duckdb import DuckDBEngine
 
@@ -291,5 +291,7 @@ class TargetWarehouse(Target):
 
 
 def _one_line(error: BaseException) -> str:
+    if isinstance(error, duckdb.Error):
+        return first_line(error)
     text = str(error.args[0]) if error.args and not isinstance(error, OSError | UnicodeDecodeError) else str(error)
     return " ".join(text.split()) or type(error).__name__

@@ -303,10 +303,49 @@ def test_a_known_file_is_not_opened_and_the_manifest_not_read_again_for_each_fil
 
 
 def test_a_stream_without_files_is_a_warning(tmp_path, caplog):
-    shop = Shop(tmp_path)
+    streams = [{"name": name, "path": f"{name}/*", "format": "csv"} for name in ("files-lines", "files-others")]
+    shop = Shop(tmp_path, streams=streams)
+    shop.put("files-lines/1.csv", "a\n1\n")
     run = shop.run()
-    assert run.faults == [] and run.of_type("SCHEMA") == []
-    assert "no file matches *" in caplog.text
+    assert run.faults == [] and [each["stream"] for each in run.of_type("SCHEMA")] == ["files-lines"]
+    assert "no file matches files-others/*" in caplog.text
+
+
+def test_a_shop_without_any_file_is_an_error_until_it_had_one(tmp_path):
+    streams = [{"name": name, "path": f"{name}/*", "format": "csv"} for name in ("files-lines", "files-others")]
+    shop = Shop(tmp_path, streams=streams)
+    done = command(shop)
+    assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
+    assert f"{shop.data}: no file matches any stream of the shop (files-lines/*, files-others/*)" in done.stderr
+    path = shop.put("files-lines/1.csv", "a\n1\n")
+    state = shop.run().state
+    path.unlink()
+    assert shop.run(state).files == []
+
+
+def test_a_lake_that_is_gone_or_older_than_the_state_is_a_fault(tmp_path):
+    shop = Shop(tmp_path)
+    shop.put("1.csv", "a\n1\n")
+    shop.run()
+    shutil.copytree(shop.lake.root, tmp_path / "older")
+    shop.put("2.csv", "a\n2\n")
+    state = shop.run().state
+    for lake in ("older", "nothing"):
+        run = shop.run(state, lake_path=str(tmp_path / lake))
+        assert run.files == []
+        (fault,) = run.faults
+        assert f"the lake at {tmp_path / lake} is missing or older than the state" in fault
+    assert shop.run(state).faults == []
+
+
+@pytest.mark.parametrize("place", ["file", "/dev/null"])
+def test_a_lake_that_cannot_be_is_one_clear_line(tmp_path, place):
+    shop = Shop(tmp_path)
+    shop.put("1.csv", "a\n1\n")
+    (tmp_path / "file").touch()
+    done = command(shop, lake_path=str(tmp_path / place / "lake"))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "cannot make this folder (Not a directory); set WAREHOUSE_HOME" in done.stderr
 
 
 def test_the_catalog_selects_streams_and_columns(tmp_path):

@@ -333,10 +333,13 @@ def test_a_file_that_grows_midway(shop, monkeypatch):
     assert len(shop.data_rows()) == 2
 
 
-def test_a_link_to_nothing_is_no_file(shop):
-    path = shop.put("1.csv", "id,name\n1,x\n")
-    path.unlink()
-    path.symlink_to("1.csv")
+def test_a_link_to_nothing_is_a_file_that_vanished(shop):
+    (shop.data / "1.csv").symlink_to("gone.csv")
+    (shop.data / "2.csv").symlink_to("2.csv")
     shop.put("good.csv", GOOD)
     run = shop.run()
-    assert run.faults == [] and shop.data_rows() == [{"id": "90", "name": "good"}]
+    assert [fault.partition(" could")[0] for fault in run.faults] == [
+        "stream files-lines: 1.csv: the file vanished before it",
+        "stream files-lines: 2.csv: the file vanished before it",
+    ]
+    assert shop.data_rows() == [{"id": "90", "name": "good"}]

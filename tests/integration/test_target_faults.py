@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 
 import duckdb
 import pytest
 
 from ingestion.errors import UserError
-from ingestion.lake import Lake, Stream
+from ingestion.lake import Lake, Stream, connect
 from ingestion.target.core import Loader
 from ingestion.target.duckdb import DuckDBEngine
 from tests.integration.conftest import TARGET, text
@@ -277,3 +278,42 @@ def test_two_writers_of_one_stream_at_once_are_refused(warehouse):
     finally:
         process.communicate()
     assert Lake(warehouse.home / "lake").manifest(ORDERS) == []
+
+
+# A lost lake
+
+
+def file_batch(warehouse, batch_id, replaces, name="a.csv"):
+    """A BATCH message for a file's version; returns it with the file."""
+    with connect(warehouse.home / "spill") as con:
+        con.execute("create or replace table rows as select '1' as id")
+        closed = warehouse.lake.write(
+            con, ORDERS, rows="rows", batch_id=batch_id, origin={"source_file": name, "replaces": replaces},
+            extracted_at=datetime.now(UTC),
+        )  # fmt: skip
+    encoding = {"format": "parquet", "compression": "zstd"}
+    uri = closed.file.as_uri()
+    return {"type": "BATCH", "stream": "shop-orders", "encoding": encoding, "manifest": [uri]}, closed.file
+
+
+def test_a_file_that_comes_as_new_though_raw_has_it_is_refused(warehouse):
+    warehouse.load([TEXT_SCHEMA, file_batch(warehouse, "one", None)[0]])
+    warehouse.load([TEXT_SCHEMA, file_batch(warehouse, "two", "one")[0]])
+    warehouse.load([TEXT_SCHEMA, file_batch(warehouse, "other", None, "b.csv")[0]])
+    with pytest.raises(
+        UserError, match=r"a\.csv comes as new, but raw has an earlier version of it: the lake at .* lost"
+    ):
+        warehouse.load([TEXT_SCHEMA, file_batch(warehouse, "three", None)[0]])
+    assert warehouse.query("select batch_id from ops.loads order by load_id") == [("one",), ("two",), ("other",)]
+
+
+def test_a_batch_that_raw_has_needs_no_lake_file(warehouse):
+    message, file = file_batch(warehouse, "one", None)
+    warehouse.load([TEXT_SCHEMA, message])
+    file.unlink()
+    warehouse.load([TEXT_SCHEMA, message])
+    assert warehouse.query("select count(*) from raw_shop.orders") == [(1,)]
+    message, file = file_batch(warehouse, "two", "one")
+    file.unlink()
+    with pytest.raises(UserError, match="run the tap again"):
+        warehouse.load([TEXT_SCHEMA, message])

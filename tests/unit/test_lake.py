@@ -14,7 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestion.errors import UserError
-from ingestion.lake import METADATA_COLUMNS, Lake, Stream, connect, identifier, read_batch, row_hash, row_hash_sql
+from ingestion.lake import (
+    METADATA_COLUMNS,
+    Lake,
+    Stream,
+    connect,
+    first_line,
+    identifier,
+    read_batch,
+    row_hash,
+    row_hash_sql,
+)
 from ingestion.lake import writer as lake_writer
 
 ORDERS = Stream("shop", "orders")
@@ -223,3 +233,11 @@ def test_a_lock_nests_and_refuses_another_process(lake):
         assert os.waitpid(other, 0)[1] == 0
     with Lake(lake.root).lock(ORDERS):
         pass
+
+
+def test_an_error_of_the_disk_is_one_line_without_json():
+    error = duckdb.IOException(
+        'IO Error: Could not write all bytes to file\n\n{"exception_type":"IO","exception_message":"Could not"}'
+    )
+    assert first_line(error) == "IO Error: Could not write all bytes to file"
+    assert first_line(OSError('{"exception_type":"IO"}')) == "OSError"
