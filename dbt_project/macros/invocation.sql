@@ -131,12 +131,21 @@
     {{ return(found) }}
 {%- endmacro %}
 
-{#- A selected incremental model whose logic changed, or that is ahead of raw (raw was rebuilt), is dropped, so that dbt builds
-    it in full. -#}
+{#- A selected incremental model whose logic changed, or that was built from another raw, is dropped, so that dbt builds it in
+    full. Another raw: the model is ahead of this one (raw was rebuilt), or this warehouse does not know the build that wrote it (an
+    older warehouse.duckdb was restored beside newer marts). -#}
 {% macro drop_outdated_models() -%}
     {%- for database in model_databases() -%}
         {%- set watermarks = {} -%}
-        {%- for row in run_query("select model, logic_hash, load_id > " ~ load_bound() ~ " from " ~ database ~ ".ops.watermarks").rows -%}
+        {%- set known -%}
+            select
+                model,
+                logic_hash,
+                load_id > {{ load_bound() }}
+                or coalesce(invocation_id, '') not in (select invocation_id from {{ ops_database() }}.ops.builds) as is_of_another_raw
+            from {{ database }}.ops.watermarks
+        {%- endset -%}
+        {%- for row in run_query(known).rows -%}
             {%- do watermarks.update({row[0]: (row[1], row[2])}) -%}
         {%- endfor -%}
         {%- for node in graph.nodes.values()
@@ -147,7 +156,7 @@
                 {%- set relation = adapter.get_relation(node.database, node.schema, node.alias) -%}
                 {%- if relation -%}
                     {%- if known[0] -%}
-                        {%- do log(node.name ~ " is rebuilt in full: " ~ ("raw was rebuilt" if known[1] else "its logic changed"), info=true) -%}
+                        {%- do log(node.name ~ " is rebuilt in full: " ~ ("it was built from another raw" if known[1] else "its logic changed"), info=true) -%}
                     {%- endif -%}
                     {%- do commit_now() -%}
                     {%- do adapter.drop_relation(relation) -%}

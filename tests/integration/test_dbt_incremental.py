@@ -288,3 +288,31 @@ def test_changed_logic_survives_a_build_without_its_ancestors(
     marts = changed.marts()
     assert marts["fact_orders"] != before["fact_orders"]
     assert marts == full_refresh(changed, tmp_path / "again")
+
+
+def test_marts_newer_than_a_restored_warehouse_are_rebuilt(warehouse: DbtWarehouse, tmp_path: Path) -> None:
+    """The load ids that the older warehouse gives out again would otherwise look as if they were built already."""
+    shutil.copy(warehouse.home / "warehouse.duckdb", tmp_path / "older.duckdb")
+    restored_load = warehouse.reserve_loads(1)
+    warehouse.load({"shop.order_items": [line(900, 5)]}, first_load=restored_load)
+    warehouse.dbt("run", *MODELS)
+    assert warehouse.query("select order_id from fact_orders where order_line_id = 900") == [(5,)]
+    shutil.copy(tmp_path / "older.duckdb", warehouse.home / "warehouse.duckdb")
+    warehouse.load({"catalog.products": [product(7)]}, first_load=restored_load)
+    warehouse.dbt("run", *MODELS)
+    assert warehouse.query("select order_id from fact_orders where order_line_id = 900") == []
+    assert warehouse.marts() == full_refresh(warehouse, tmp_path / "again")
+
+
+def test_staging_that_drops_rows_blocks(warehouse: DbtWarehouse, tmp_path: Path) -> None:
+    """The facts and the reconciliation both read staging, so only the comparison with raw can tell."""
+    changed = edited(
+        warehouse,
+        tmp_path / "dbt_project",
+        "models/staging/demo_shop/stg_demo_shop__order_items.sql",
+        "where _sdc_load_id <= {{ load_bound() }}",
+        "where _sdc_load_id <= {{ load_bound() }} and discount <> '0.50'",
+    )
+    result = changed.try_dbt("build", "--exclude", "resource_type:unit_test")
+    failed = {node.node.name for node in result.result if node.status == "fail"}
+    assert failed == {"assert_demo_shop_stages_every_raw_row"}
