@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -114,17 +115,43 @@ def write_batch(
         rows="stamped_rows",
         quarantine=_QUARANTINE,
         batch_id=batch_id(config, file, replaces),
-        origin={
-            "source_file": file.name,
-            "sha256": file.sha256,
-            "size": file.size,
-            "mtime_ns": file.mtime_ns,
-            "replaces": replaces,
-            **({"superseded": superseded} if superseded else {}),
-        },
+        origin=_origin(file, replaces) | ({"superseded": superseded} if superseded else {}),
         extracted_at=extracted_at,
         rows_dropped=records + rejects + withdrawn - written,
     )
+
+
+def write_copy(
+    con: duckdb.DuckDBPyConnection,
+    lake: Lake,
+    config: FileStreamConfig,
+    file: SourceFile,
+    original: str,
+    extracted_at: datetime,
+) -> Batch:
+    """Write a batch without rows that remembers a new file as a copy of `original`, until its own content changes.
+
+    Else its rows would come in once the original changes, beside those that the original still has.
+    """
+    con.execute(f"create or replace temp view no_rows as select cast(null as bigint) as {LINE_NUMBER} where false")
+    return lake.write(
+        con,
+        config.stream,
+        rows="no_rows",
+        batch_id=batch_id(config, file, None),
+        origin=_origin(file, None) | {"same_as": original},
+        extracted_at=extracted_at,
+    )
+
+
+def _origin(file: SourceFile, replaces: str | None) -> dict[str, Any]:
+    return {
+        "source_file": file.name,
+        "sha256": file.sha256,
+        "size": file.size,
+        "mtime_ns": file.mtime_ns,
+        "replaces": replaces,
+    }
 
 
 def drop_relations(con: duckdb.DuckDBPyConnection) -> None:

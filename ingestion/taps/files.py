@@ -28,7 +28,7 @@ from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, connect, identifier, make_folder
 from ingestion.taps.file_config import FileStreamConfig, load_streams
 from ingestion.taps.file_reading import LINE_NUMBER, RECORDS, REJECTS, FileFault, header_columns, read_file, sha256_of
-from ingestion.taps.file_versions import History, SourceFile, drop_relations, quarantine_broken, write_batch
+from ingestion.taps.file_versions import History, SourceFile, drop_relations, quarantine_broken, write_batch, write_copy
 
 BOOKMARK = "load_id"
 WORK = ".tmp-tap-files"
@@ -146,7 +146,12 @@ class FileStream(Stream):
         yield from (batch for batch in manifest if batch.load_id > loaded)
         history = History.of(manifest)
         counts = Counter[str]()
-        contents = {versions[-1].origin["sha256"]: name for name, versions in history.by_file.items()}
+        # A copy's content is its original's, and gone when that changes.
+        contents = {
+            versions[-1].origin["sha256"]: name
+            for name, versions in history.by_file.items()
+            if "same_as" not in versions[-1].origin
+        }
         files = self._known_first(history)
         if not files:
             self.logger.warning("%s: no file matches %s", self.name, self.file_config.path)
@@ -160,13 +165,16 @@ class FileStream(Stream):
                 continue
             if isinstance(batch, str):
                 counts[batch] += 1
+                continue
+            history.add(batch)
+            if "same_as" in batch.origin:
+                counts["skipped as identical to others"] += 1
             else:
                 counts["taken up"] += 1
-                if earlier:
+                if earlier and "same_as" not in earlier.origin:
                     contents.pop(earlier.origin["sha256"], None)
-                history.add(batch)
                 contents[batch.origin["sha256"]] = name
-                yield batch
+            yield batch
         if counts:
             summary = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
             self.logger.info("%s: %s files: %s", self.name, counts.total(), summary)
@@ -188,10 +196,10 @@ class FileStream(Stream):
         file = SourceFile(name, _sha256(path), file.size, file.mtime_ns)
         if earlier and file.sha256 == earlier.origin["sha256"]:
             return "unchanged"
+        extracted_at = datetime.now(UTC)
         if not earlier and file.sha256 in contents:
             self.logger.info("%s: skipped, the same content as %s", name, contents[file.sha256])
-            return "skipped as identical to others"
-        extracted_at = datetime.now(UTC)
+            return write_copy(workplace.con, lake, self.file_config, file, contents[file.sha256], extracted_at)
         columns = self._read(workplace, path, file)
         batch = write_batch(workplace.con, lake, self.file_config, history, file, columns, extracted_at)
         drop_relations(workplace.con)

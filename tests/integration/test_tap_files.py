@@ -226,14 +226,24 @@ def test_identical_content_under_another_name_is_skipped_and_reported(tmp_path, 
     shop.put("2.csv", "a\n1\n")
     with caplog.at_level(logging.INFO):
         run = shop.run()
-    assert len(run.files) == 1 and shop.data_rows() == [{"a": "1"}]
+    assert shop.data_rows() == [{"a": "1"}]
+    assert [batch.origin.get("same_as") for batch in shop.batches] == [None, "1.csv"]
+    assert len(run.files) == 2 and shop.batches[1].rows_extracted == 0
     assert "2.csv: skipped, the same content as 1.csv" in caplog.text
     assert "files-lines: 2 files: 1 taken up, 1 skipped as identical to others" in caplog.text
-    # Once the first file holds something else, the second one's content is missing.
-    shop.put("1.csv", "a\n9\n")
+    assert shop.run(run.state).files == []
+    # It stays a copy when the first file grows: else its row would be there twice.
+    shop.put("1.csv", "a\n1\n9\n")
+    run = shop.run(run.state)
+    assert len(run.files) == 1
+    assert shop.current("1.csv") == {(("a", "1"),): 1, (("a", "9"),): 1} and not shop.current("2.csv")
+    # A third file with the copy's content is no copy of anything loaded; a changed copy is a file by itself.
+    shop.put("3.csv", "a\n1\n")
+    shop.put("2.csv", "a\n2\n")
     shop.run(run.state)
-    assert shop.current("2.csv") == {(("a", "1"),): 1}
-    assert shop.current("1.csv") == {(("a", "9"),): 1}
+    assert shop.current("3.csv") == {(("a", "1"),): 1}
+    assert shop.current("2.csv") == {(("a", "2"),): 1}
+    shop.assert_counted()
 
 
 def test_a_vanished_file_keeps_its_rows(tmp_path):
