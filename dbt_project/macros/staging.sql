@@ -1,14 +1,27 @@
 {#- What every staging view needs. -#}
 
-{#- The columns with which a staging view ends. `version_at` is the SQL of the source's own order, a UTC timestamp.
+{#- An id from text, of the shop's own type; null when it is none. -#}
+{% macro to_id(column, entity) -%}
+    {%- if shop_setting(entity ~ '_id_type') == 'text' -%}
+        nullif(trim({{ column }}), '')
+    {%- else -%}
+        {{ to_whole_number(column, id_type(entity)) }}
+    {%- endif -%}
+{%- endmacro %}
+
+{#- The columns with which a staging view ends. `version_at` is the SQL of the source's own order, a UTC timestamp; where the
+    source's own time is missing or unreadable, the time of extraction stands in, so that one such row does not block for ever.
     A delete counts from when it happened, where that is later than the row's own time: otherwise an older version that
     arrives late would resurrect the row. -#}
 {% macro technical_columns(version_at) -%}
-    case
-        when _sdc_operation = 'delete'
-            then greatest({{ version_at }}, {{ naive_utc('_sdc_deleted_at') }})
-        else {{ version_at }}
-    end as _version_at,
+    coalesce(
+        case
+            when _sdc_operation = 'delete'
+                then greatest({{ version_at }}, {{ naive_utc('_sdc_deleted_at') }})
+            else {{ version_at }}
+        end,
+        {{ naive_utc('_sdc_extracted_at') }}
+    ) as _version_at,
     _sdc_row_hash as _row_hash,
     _sdc_operation as _operation,
     {{ naive_utc('_sdc_deleted_at') }} as _deleted_at,

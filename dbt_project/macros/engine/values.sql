@@ -9,21 +9,48 @@
     cast({{ expression }} as {{ money_type() }})
 {%- endmacro %}
 
-{#- A number, or null, from text. -#}
+{#- Money from a number of whatever size; null when money cannot hold it. An absurd version may be corrected by a later one, so
+    that no expression over the log of versions may throw. -#}
+{% macro money_or_null(expression) -%}
+    {{ adapter.dispatch('money_or_null')(expression) }}
+{%- endmacro %}
+
+{% macro duckdb__money_or_null(expression) -%}
+    try_cast({{ expression }} as {{ money_type() }})
+{%- endmacro %}
+
+{#- A whole number from text; null when it is anything else (1.5 is no whole number, 2.0 is) or does not fit the type. -#}
+{% macro to_whole_number(column, type) -%}
+    {{ adapter.dispatch('to_whole_number')(column, type) }}
+{%- endmacro %}
+
+{% macro duckdb__to_whole_number(column, type) -%}
+    case
+        when regexp_full_match(trim({{ column }}), '[+-]?[0-9]+([.]0*)?') then try_cast(trim({{ column }}) as {{ type }})
+    end
+{%- endmacro %}
+
 {% macro to_integer(column) -%}
-    {{ adapter.dispatch('to_integer')(column) }}
+    {{ to_whole_number(column, 'integer') }}
 {%- endmacro %}
 
-{% macro duckdb__to_integer(column) -%}
-    try_cast(trim({{ column }}) as integer)
-{%- endmacro %}
-
+{#- Money, or null, from text. -#}
 {% macro to_decimal(column) -%}
     {{ adapter.dispatch('to_decimal')(column) }}
 {%- endmacro %}
 
 {% macro duckdb__to_decimal(column) -%}
     try_cast(trim({{ column }}) as {{ money_type() }})
+{%- endmacro %}
+
+{#- Money from text, 0 where there is no text; null, which blocks publishing, where there is one that is no money. -#}
+{% macro to_decimal_or_zero(column) -%}
+    case when coalesce(trim({{ column }}), '') = '' then {{ money(0) }} else {{ to_decimal(column) }} end
+{%- endmacro %}
+
+{#- Quantity x unit price, of whole number and money; as a number of 38 digits, in which any product of both fits. -#}
+{% macro quantity_times_price(quantity, unit_price) -%}
+    cast({{ quantity }} as decimal(20, 0)) * {{ unit_price }}
 {%- endmacro %}
 
 {#- Whether text matches a regular expression; the pattern is anchored by its own ^ and $. -#}

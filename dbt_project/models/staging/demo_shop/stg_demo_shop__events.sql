@@ -9,8 +9,8 @@ events as (
     select
         -- ids
         cast(trim(event_id) as {{ type_string() }}) as event_id,
-        {{ to_integer('user_id') }} as user_id,
-        {{ to_integer('product_id') }} as product_id,
+        {{ to_id('user_id', 'user') }} as user_id,
+        {{ to_id('product_id', 'product') }} as product_id,
 
         -- text
         lower(trim(event_type)) as event_type,

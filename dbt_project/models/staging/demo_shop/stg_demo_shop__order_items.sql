@@ -8,17 +8,17 @@ source as (
 order_items as (
     select
         -- ids
-        {{ to_integer('order_line_id') }} as order_line_id,
-        {{ to_integer('order_id') }} as order_id,
-        {{ to_integer('product_id') }} as product_id,
+        {{ to_id('order_line_id', 'order_line') }} as order_line_id,
+        {{ to_id('order_id', 'order') }} as order_id,
+        {{ to_id('product_id', 'product') }} as product_id,
 
         -- numbers
         {{ to_integer('quantity') }} as quantity,
         {{ to_decimal('unit_price') }} as unit_price,
-        coalesce({{ to_decimal('discount') }}, 0) as discount,
-        {{ money(
-            to_integer('quantity') ~ ' * ' ~ to_decimal('unit_price')
-            ~ ' - coalesce(' ~ to_decimal('discount') ~ ', 0)'
+        {{ to_decimal_or_zero('discount') }} as discount,
+        {{ money_or_null(
+            quantity_times_price(to_integer('quantity'), to_decimal('unit_price'))
+            ~ ' - ' ~ to_decimal_or_zero('discount')
         ) }} as amount,
 
         -- timestamps

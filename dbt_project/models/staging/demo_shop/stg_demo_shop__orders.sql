@@ -8,8 +8,8 @@ source as (
 orders as (
     select
         -- ids
-        {{ to_integer('order_id') }} as order_id,
-        {{ to_integer('user_id') }} as user_id,
+        {{ to_id('order_id', 'order') }} as order_id,
+        {{ to_id('user_id', 'user') }} as user_id,
 
         -- text: the shop's own word, which int_orders__current maps to pending, completed or
         -- cancelled
@@ -20,7 +20,7 @@ orders as (
         {{ to_utc_timestamp('cancelled_at') }} as cancelled_at,
 
         -- numbers
-        coalesce({{ to_decimal('shipping_cost') }}, 0) as shipping_cost,
+        {{ to_decimal_or_zero('shipping_cost') }} as shipping_cost,
 
         -- text
         upper(trim(currency)) as currency,

@@ -8,7 +8,7 @@ source as (
 products as (
     select
         -- ids
-        {{ to_integer('product_id') }} as product_id,
+        {{ to_id('product_id', 'product') }} as product_id,
 
         -- text
         nullif(trim(name), '') as name,

@@ -10,8 +10,8 @@ refunds as (
         -- ids: a refund of this shop names its line, so product and user are those of the line
         -- and its order
         cast(trim(refund_id) as {{ type_string() }}) as refund_id,
-        {{ to_integer('order_line_id') }} as order_line_id,
-        {{ to_integer('order_id') }} as order_id,
+        {{ to_id('order_line_id', 'order_line') }} as order_line_id,
+        {{ to_id('order_id', 'order') }} as order_id,
         cast(null as {{ id_type('product') }}) as product_id,
         cast(null as {{ id_type('user') }}) as user_id,
 

@@ -8,7 +8,7 @@ source as (
 stock_levels as (
     select
         -- ids
-        {{ to_integer('product_id') }} as product_id,
+        {{ to_id('product_id', 'product') }} as product_id,
 
         -- numbers
         {{ to_integer('quantity_on_hand') }} as quantity_on_hand,

@@ -8,7 +8,7 @@ source as (
 users as (
     select
         -- ids
-        {{ to_integer('user_id') }} as user_id,
+        {{ to_id('user_id', 'user') }} as user_id,
 
         -- text
         nullif(trim(name), '') as name,

@@ -14,7 +14,8 @@ parsed as (
     select
         -- ids
         {{ md5_of(
-            "_sdc_source_file || '|' || _sdc_row_hash || '|' || cast(_sdc_occurrence as " ~ type_string() ~ ")"
+            "_sdc_source_file || '|' || _sdc_row_hash || '|' || cast(_sdc_occurrence as "
+            ~ type_string() ~ ")"
         ) }} as line_id,
         upper(trim({{ adapter.quote('InvoiceNo') }})) as invoice_number,
         upper(trim({{ adapter.quote('StockCode') }})) as stock_code,
@@ -35,6 +36,7 @@ parsed as (
         _sdc_row_hash,
         _sdc_operation,
         _sdc_deleted_at,
+        _sdc_extracted_at,
         _sdc_source_file,
         _sdc_occurrence,
         _sdc_sequence,
@@ -53,7 +55,7 @@ coded as (
             else parsed.customer_number
         end as customer_id,
         case when codes.code is null then parsed.stock_code end as product_id,
-        {{ money('parsed.quantity * parsed.unit_price') }} as amount,
+        {{ money_or_null(quantity_times_price('parsed.quantity', 'parsed.unit_price')) }} as amount,
         coalesce(codes.kind = 'shipping', false) as is_shipping,
         parsed.invoice_number like 'C%' as is_cancellation,
         left(parsed.invoice_number, 1) not in ('A', 'C')
