@@ -1,8 +1,10 @@
 {#- What happens before and after each `dbt build` and `dbt run` (on-run-start, on-run-end). Other commands leave no trace. -#}
 
 {% macro start_build() -%}
-    {%- if execute and flags.WHICH in ['build', 'run', 'retry'] -%}
+    {%- if execute and flags.WHICH in ['build', 'run', 'retry', 'test'] -%}
         {%- do check_raw() -%}
+    {%- endif -%}
+    {%- if execute and flags.WHICH in ['build', 'run', 'retry'] -%}
         {%- do create_ops_tables() -%}
         {%- do step_back_behind_late_loads() -%}
         {%- do run_query("delete from " ~ ops_database() ~ ".ops.load_bound") -%}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.dbt_warehouse import DbtWarehouse
-from tests.integration.test_dbt_incremental import HISTORY, order
+from tests.integration.test_dbt_incremental import HISTORY, line, order
 
 
 @pytest.fixture
@@ -22,8 +22,9 @@ def raw(tmp_path: Path) -> DbtWarehouse:
 def test_without_data_one_line_says_what_to_do(tmp_path: Path) -> None:
     warehouse = DbtWarehouse.create(tmp_path / "home")
     warehouse.parse()
-    message = warehouse.message(warehouse.try_dbt("build"))
-    assert "No data has been loaded yet: run `meltano run ingest` (or scripts/run) first." in message
+    for command in ("build", "test"):
+        message = warehouse.message(warehouse.try_dbt(command))
+        assert "No data has been loaded yet: run `meltano run ingest` (or scripts/run) first." in message
 
 
 def test_a_home_that_was_never_used_says_the_same(tmp_path: Path) -> None:
@@ -68,3 +69,43 @@ def test_builds_are_recorded_as_they_were(raw: DbtWarehouse) -> None:
     ]
     assert [build[5] > 0 for build in builds] == [False, False, True, False]
     assert all(build[6] for build in builds)
+
+
+def test_money_that_cannot_be_read_blocks_until_it_is_corrected(raw: DbtWarehouse) -> None:
+    """Nothing of it becomes 0, no view throws, and a corrected version ends it."""
+    raw.load(
+        {
+            "shop.orders": [order(1, "2024-03-01", shipping_cost="123456789012345.00")],
+            "shop.order_items": [
+                line(11, 1, "2024-03-01", quantity=2_000_000_000, unit_price="99999999999999"),
+                line(21, 2, "2024-03-01", discount="1e15"),
+                line(31, 3, "2024-03-01", quantity="1.5"),
+            ],
+        }
+    )
+    message = raw.message(raw.try_dbt("build", "--exclude", "resource_type:unit_test"))
+    assert "not_null_columns_int_orders__current" in message
+    assert "not_null_columns_int_order_items__current" in message
+    broken = raw.query(
+        "select order_line_id, quantity, discount, amount from intermediate.int_order_items__current "
+        "where order_line_id in (11, 21, 31) order by all",
+        "warehouse.duckdb",
+    )
+    assert [[value is None for value in row[1:]] for row in broken] == [
+        [False, False, True],
+        [False, True, True],
+        [True, False, True],
+    ]
+    raw.load(
+        {
+            "shop.orders": [order(1, "2024-04-01", shipping_cost="")],
+            "shop.order_items": [line(11, 1, "2024-04-01"), line(21, 2, "2024-04-01", discount=""), line(31, 3, "2024-04-01")],
+        }
+    )
+    raw.dbt("build", "--exclude", "resource_type:unit_test")
+
+
+def test_a_version_without_a_time_of_its_own_takes_that_of_its_extraction(raw: DbtWarehouse) -> None:
+    raw.load({"shop.order_items": [line(11, 1, quantity=7) | {"updated_at": None}]})
+    raw.dbt("build", "--exclude", "resource_type:unit_test")
+    assert raw.query("select quantity from fact_orders where order_line_id = 11") == [(7,)]
