@@ -12,14 +12,29 @@
     'stock_levels': source('raw_stock', 'stock_levels'),
 } %}
 
+-- noqa: disable=LT02
 with
 
+{%- for entity, raw in staged.items() %}
+
+{{ entity }}_raw as (
+    select count(*) as raw_rows from {{ raw }}
+    where _sdc_load_id <= {{ load_bound() }}
+),
+
+{{ entity }}_staged as (
+    select count(*) as staged_rows from {{ ref('stg_demo_shop__' ~ entity) }}
+),
+{%- endfor %}
+
 counts as (
-    {%- for entity, raw in staged.items() %}
+    {%- for entity in staged %}
     select
         '{{ entity }}' as entity,
-        (select count(*) from {{ raw }} where _sdc_load_id <= {{ load_bound() }}) as raw_rows,
-        (select count(*) from {{ ref('stg_demo_shop__' ~ entity) }}) as staged_rows
+        {{ entity }}_raw.raw_rows,
+        {{ entity }}_staged.staged_rows
+    from {{ entity }}_raw
+    cross join {{ entity }}_staged
     {%- if not loop.last %}
 
     union all

@@ -99,7 +99,11 @@ def test_money_that_cannot_be_read_blocks_until_it_is_corrected(raw: DbtWarehous
     raw.load(
         {
             "shop.orders": [order(1, "2024-04-01", shipping_cost="")],
-            "shop.order_items": [line(11, 1, "2024-04-01"), line(21, 2, "2024-04-01", discount=""), line(31, 3, "2024-04-01")],
+            "shop.order_items": [
+                line(11, 1, "2024-04-01"),
+                line(21, 2, "2024-04-01", discount=""),
+                line(31, 3, "2024-04-01"),
+            ],
         }
     )
     raw.dbt("build", "--exclude", "resource_type:unit_test")
