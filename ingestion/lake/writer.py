@@ -120,12 +120,6 @@ class Lake:
                 ) from error
         return batches
 
-    def latest_by_source_file(self, stream: Stream) -> dict[str, Batch]:
-        """The newest batch of each source file (`origin.source_file`)."""
-        return {
-            batch.origin["source_file"]: batch for batch in self.manifest(stream) if batch.origin.get("source_file")
-        }
-
     def remove_orphans(self, stream: Stream) -> None:
         """Remove what a crashed writer left: temporary files, files without manifest line, a torn manifest line."""
         folder = self.root / stream.folder
