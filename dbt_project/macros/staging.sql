@@ -49,7 +49,9 @@
 {#- A whole number from 1 to 100; null when missing or anything else. -#}
 {% macro clean_age(column) -%}
     case
-        when {{ matches('trim(' ~ column ~ ')', '^(100|[1-9][0-9]?)([.]0+)?$') }}
+        when
+            {{ matches('trim(' ~ column ~ ')', '^[1-9][0-9]{0,2}([.]0+)?$') }}
+            and {{ to_decimal(column) }} between {{ var('age_min') }} and {{ var('age_max') }}
             then cast({{ to_decimal(column) }} as integer)
     end
 {%- endmacro %}
