@@ -37,9 +37,10 @@ def plant(fault: dict, pipeline: Pipeline) -> None:
 
 def caught_by(fault: dict, pipeline: Pipeline, truth: Path) -> str:
     """`dbt`, `truth`, or an empty text when nothing noticed."""
-    result = pipeline.dbt("build", "--fail-fast", check=False)
+    # Without --fail-fast, which can end dbt with an error of its own while another thread is at work.
+    result = pipeline.dbt("build", check=False)
     if result.returncode != 0:
-        assert "Traceback" not in result.stdout, result.stdout[-3000:]
+        assert result.returncode == 1, result.stdout[-3000:]  # 2 is an error of dbt or of its usage
         return "dbt"
     return "truth" if differences(pipeline.marts(), read_truth(truth)) else ""
 
