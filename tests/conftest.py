@@ -6,6 +6,8 @@ import pytest
 
 from tests.pipeline import Pipeline, differences, read_truth
 
+pytest_plugins = ["tests.postgres"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--full` runs the slow suites in their full size; CI runs the quick size of the same tests."""
