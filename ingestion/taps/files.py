@@ -23,7 +23,7 @@ from singer_sdk.helpers._util import load_json
 from singer_sdk.helpers.capabilities import PluginCapabilities, TapCapabilities
 from singer_sdk.plugin_base import SingerCommand, _ConfigInput
 
-from ingestion import settings
+from ingestion import lifeline, settings
 from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, connect, identifier, make_folder
 from ingestion.taps.file_config import FileStreamConfig, load_streams
@@ -302,6 +302,7 @@ class _Command(SingerCommand):
     """The command line, which prints a user's mistake as one line."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        lifeline.tie(TapFiles.name)
         try:
             return super().main(*args, **kwargs)
         except UserError as error:

@@ -26,7 +26,7 @@ from singer_sdk.plugin_base import _ConfigInput
 from singer_sdk.singerlib.exceptions import InvalidInputLine
 from singer_sdk.singerlib.json import deserialize_json
 
-from ingestion import settings
+from ingestion import lifeline, settings
 from ingestion.errors import UserError
 from ingestion.lake import METADATA_COLUMNS, Lake, first_line
 from ingestion.target.core import Options, Run
@@ -266,6 +266,7 @@ class TargetWarehouse(Target):
         if about:
             cls.print_about(about_format)
             return
+        lifeline.tie(cls.name)
         config = config or _ConfigInput()
         target = cls(config=config.config, parse_env_config=config.parse_env)
         try:
