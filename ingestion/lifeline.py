@@ -1,7 +1,6 @@
-"""A process that ends with the one that reads its output.
+"""After a kill the next run starts at once: what is left of the killed one ends by itself, and is waited for.
 
-After `kill -9` of Meltano its tap and target would live on, hold the locks of the lake and the warehouse, and the next
-run would have to wait for them.
+After `kill -9` of Meltano its tap and target would live on, and hold the locks of the lake and the warehouse.
 """
 
 from __future__ import annotations
@@ -10,7 +9,14 @@ import contextlib
 import os
 import select
 import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
+LEAVING_SECONDS = 3.0
+"""How long a lock is tried for: its holder may be about to end. One that is at work is not waited for."""
+
+T = TypeVar("T")
 _STDOUT, _STDERR = 1, 2
 _started = threading.Lock()
 
@@ -24,6 +30,21 @@ def tie(name: str) -> None:
     """
     if _started.acquire(blocking=False):
         threading.Thread(target=_watch, args=(name,), name="lifeline", daemon=True).start()
+
+
+def once_free(take: Callable[[], T], is_busy: Callable[[Exception], bool]) -> T:
+    """What `take` returns; while it raises what `is_busy` says is a lock of others, it is tried again for a moment.
+
+    Raises what `take` raised last.
+    """
+    deadline = time.monotonic() + LEAVING_SECONDS
+    while True:
+        try:
+            return take()
+        except Exception as error:
+            if not is_busy(error) or time.monotonic() >= deadline:
+                raise
+        time.sleep(0.05)
 
 
 def _watch(name: str) -> None:

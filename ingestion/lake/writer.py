@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 
+from ingestion import lifeline
 from ingestion.errors import UserError
 from ingestion.lake.batch import METADATA_COLUMNS, METADATA_KEY, Batch, Stream
 from ingestion.lake.rowhash import identifier, literal, row_hash_sql
@@ -84,7 +85,7 @@ class Lake:
 
     @contextlib.contextmanager
     def lock(self, stream: Stream) -> Iterator[None]:
-        """Be the stream's only writer; may nest within one Lake. Raises UserError at once while another is."""
+        """Be the stream's only writer; may nest within one Lake. Raises UserError while another is."""
         if stream in self._locked:
             yield
             return
@@ -92,7 +93,10 @@ class Lake:
         make_folder(folder)
         with (folder / LOCK).open("a") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lifeline.once_free(
+                    lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB),
+                    lambda error: isinstance(error, BlockingIOError),
+                )
             except BlockingIOError as error:
                 raise UserError(
                     f"stream {stream.id}: another process is writing its batches; wait until that run has ended"

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from ingestion import lifeline
 from ingestion.errors import UserError
 from ingestion.lake import METADATA_COLUMNS, Batch, Stream, first_line, identifier, literal
 from ingestion.target.columns import column_widened
@@ -54,7 +55,7 @@ class DuckDBEngine:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._con = duckdb.connect(str(path))
+            self._con = lifeline.once_free(lambda: duckdb.connect(str(path)), lambda error: _is_in_use(str(error)))
             self._con.execute(f"set memory_limit = {literal(memory_limit)}")
             self._con.execute(f"set threads = {threads}")
             self._con.execute("set TimeZone = 'UTC'")
@@ -305,7 +306,11 @@ def _table(stream: Stream) -> str:
     return f"{identifier(stream.schema)}.{identifier(stream.name)}"
 
 
+def _is_in_use(reason: str) -> bool:
+    return "Conflicting lock" in reason or "Could not set lock" in reason
+
+
 def _opening_failed(path: Path, reason: str) -> str:
-    if "Conflicting lock" in reason or "Could not set lock" in reason:
+    if _is_in_use(reason):
         return f"{path} is in use by another process (a run, dbt or a reader); wait until it has ended, then run again"
     return f"cannot open the warehouse {path}: {reason}; check WAREHOUSE_HOME, its rights and the disk"
