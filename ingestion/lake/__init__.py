@@ -5,7 +5,7 @@
 
 from ingestion.lake.batch import METADATA_COLUMNS, Batch, Stream
 from ingestion.lake.rowhash import identifier, literal, row_hash, row_hash_sql
-from ingestion.lake.writer import Lake, connect, first_line, make_folder, read_batch
+from ingestion.lake.writer import Lake, connect, first_line, make_folder, read_batch, read_batches
 
 __all__ = [
     "METADATA_COLUMNS",
@@ -18,6 +18,7 @@ __all__ = [
     "literal",
     "make_folder",
     "read_batch",
+    "read_batches",
     "row_hash",
     "row_hash_sql",
 ]

@@ -83,6 +83,11 @@ class Batch:
     columns: list[str]
     origin: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def shares_file(self) -> bool:
+        """Whether its rows are in a file that compaction or retention wrote: those with its `_sdc_load_id`."""
+        return self.file.stem != str(self.load_id)
+
     def to_json(self) -> str:
         """The manifest line, without its newline."""
         folder = self.stream.folder

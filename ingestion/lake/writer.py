@@ -300,17 +300,21 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_batch(file: Path) -> Batch | None:
-    """The batch that a Parquet file of a lake says it is, or None for a Parquet file from elsewhere.
+def read_batches(file: Path) -> list[Batch]:
+    """The batches that a Parquet file of a lake says it holds; none for a Parquet file from elsewhere.
 
     Raises OSError or duckdb.Error when the file is missing or no Parquet file.
     """
     with duckdb.connect() as con:
-        row = con.execute(
+        rows = con.execute(
             "select decode(value) from parquet_kv_metadata($file) where decode(key) = $key",
             {"file": str(file), "key": METADATA_KEY},
-        ).fetchone()
-    if row is None:
-        return None
+        ).fetchall()
     # <root>/raw/<source>/<name>/<load_id>.parquet
-    return Batch.from_json(row[0], file.resolve().parents[3])
+    root = file.resolve().parents[3] if rows else file
+    return [Batch.from_json(line, root) for (text,) in rows for line in text.split("\n")]
+
+
+def read_batch(file: Path) -> Batch | None:
+    """The newest of `read_batches`, or None."""
+    return next(reversed(read_batches(file)), None)

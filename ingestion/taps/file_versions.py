@@ -271,4 +271,6 @@ def _parquet(files: Sequence[Path]) -> str:
     missing = [str(file) for file in files if not file.exists()]
     if missing:
         raise FileFault(f"its earlier version {missing[0]} is not in the lake; bring the lake's files back")
-    return f"read_parquet([{', '.join(literal(str(file)) for file in files)}], union_by_name = true)"
+    # Compaction leaves many batches in one file.
+    names = ", ".join(literal(str(file)) for file in dict.fromkeys(files))
+    return f"read_parquet([{names}], union_by_name = true)"

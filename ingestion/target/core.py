@@ -20,7 +20,8 @@ from singer_sdk.exceptions import InvalidRecord, MissingKeyPropertiesError
 from singer_sdk.singerlib.json import deserialize_json, serialize_json
 
 from ingestion.errors import UserError
-from ingestion.lake import Batch, Lake, Stream, connect, first_line, identifier, read_batch
+from ingestion.lake import Batch, Lake, Stream, connect, first_line, identifier, read_batches
+from ingestion.lake.definition import write_definition
 from ingestion.target.records import BadRecord, RecordSchema, Row, json_value
 
 # A batch also closes when its text reaches this size, so that wide records stay in bounded memory.
@@ -175,6 +176,7 @@ class Loader:
         self._keys: list[str] = []
         self._schema: RecordSchema | None = None
         self._known = context.engine.batch_ids(stream)
+        self._loaded_files: set[str] = set()
         self._recover()
 
     def _recover(self) -> None:
@@ -194,6 +196,7 @@ class Loader:
                 f"stream {self.stream.id}: column {column}: {conflict}; change the column's type in raw or the source, "
                 "or set on_type_change to quarantine"
             )
+        write_definition(self.context.lake, self.stream, self._keys, schema)
         self.context.engine.record_stream(self.stream, self._keys, schema)
 
     @property
@@ -340,17 +343,25 @@ class Loader:
     def load_file(self, url: str, file_format: str, compression: str | None) -> None:
         """Load a file of a BATCH message: a batch of the lake as it is, any other file record by record."""
         self.flush()
+        if url in self._loaded_files:
+            return  # A file of many batches is named once for each of them.
         path = _local_path(url, self.stream)
         if not path.exists() and path.stem.isdecimal() and self.context.engine.has_load(self.stream, int(path.stem)):
             return  # Raw has it; who needs the lake's copy will miss it.
         try:
-            batch = read_batch(path) if file_format == "parquet" else None
+            batches = read_batches(path) if file_format == "parquet" else []
         except (OSError, duckdb.Error) as error:
             reason = first_line(error)
             raise UserError(f"stream {self.stream.id}: batch file {path}: {reason}; run the tap again") from error
-        if batch is None:
+        if not batches:
             self._load_foreign(path, file_format, compression)
-            return
+        for batch in batches:
+            self._load_batch(batch, path)
+        if batches:
+            self._loaded_files.add(url)
+
+    def _load_batch(self, batch: Batch, path: Path) -> None:
+        """Load one batch of the lake, as it is, from the file that a BATCH message named."""
         if batch.stream != self.stream or batch.file.parent != (self.context.lake.root / self.stream.folder).resolve():
             raise UserError(
                 f"stream {self.stream.id}: {path} is a batch of {batch.stream.id} in another lake or stream; "
@@ -365,7 +376,7 @@ class Loader:
                 f"stream {self.stream.id}: {source_file} comes as new, but raw has an earlier version of it: the lake"
                 f" at {self.context.lake.root} lost it; bring the lake back, or start with a new WAREHOUSE_HOME"
             )
-        self.commit(batch, "batch")
+        self.commit(batch, batch.origin.get("kind", "batch"))
 
     def _load_foreign(self, path: Path, file_format: str, compression: str | None) -> None:
         """Send a foreign tap's batch file through the lake writer, in parts whose ids make a repeat harmless."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +123,15 @@ class DuckDBEngine:
             if self._con.execute("select 1 from ops.loads where batch_id = ?", [batch.batch_id]).fetchone():
                 return False
             self._fit_table(batch)
-            file = literal(str(batch.file))
-            self._con.execute(f"insert into {_table(stream)} by name select * from read_parquet({file})")
+            rows = _rows_sql(batch)
+            self._con.execute(f"insert into {_table(stream)} by name {rows}")
             self._check_count(batch)
             if batch.quarantine_file:
                 self._con.execute(
                     "insert into ops.quarantine by name "
-                    "select *, $load_id as load_id, $source as source, $stream as stream, now() as quarantined_at "
+                    "select *, $load_id as load_id, $source as source, $stream as stream, "
+                    # When the batch was written, so that a warehouse rebuilt from the lake has the same day.
+                    "make_timestamptz($load_id) as quarantined_at "
                     f"from read_parquet({literal(str(batch.quarantine_file))})",
                     {"load_id": batch.load_id, "source": stream.source, "stream": stream.name},
                 )
@@ -141,7 +144,7 @@ class DuckDBEngine:
             self._con.execute(
                 "insert into ops.loads select $load_id, $batch_id, $source, $stream, $kind, $rows_extracted, "
                 "$rows_loaded, $rows_quarantined, $rows_dropped, $lake_file, $origin, "
-                f"coalesce((select max(_sdc_extracted_at) from read_parquet({file})), make_timestamptz($load_id)), "
+                f"coalesce((select max(_sdc_extracted_at) from ({rows})), make_timestamptz($load_id)), "
                 "now()",
                 {
                     "load_id": batch.load_id,
@@ -163,7 +166,7 @@ class DuckDBEngine:
         """Make the raw table, or give it the batch's new columns and wider types."""
         stream = batch.stream
         described = self._con.execute(f"describe select * from read_parquet({literal(str(batch.file))})").fetchall()
-        incoming = {row[0]: row[1] for row in described if row[0] not in METADATA_COLUMNS}
+        incoming = {row[0]: row[1] for row in described if row[0] in batch.columns}
         table = self._create_table(stream, incoming)
         existing = {name.lower(): kind for name, kind in self.columns(stream).items()}
         for name, kind in incoming.items():
@@ -171,7 +174,7 @@ class DuckDBEngine:
             if old is None:
                 self._con.execute(f"alter table {table} add column {identifier(name)} {kind}")
                 continue
-            new = column_widened(old, kind)
+            new = self._widened(old, kind)
             if new is None:
                 raise UserError(
                     f"stream {stream.id}: column {name} is {kind} in {batch.file.name} and {old} in raw, and "
@@ -180,6 +183,10 @@ class DuckDBEngine:
                 )
             if new != old:
                 self._con.execute(f"alter table {table} alter column {identifier(name)} type {new}")
+
+    def _widened(self, old: str, new: str) -> str | None:
+        """The type that a column of type `old` gets for values of type `new`, or None."""
+        return column_widened(old, new)
 
     def _create_table(self, stream: Stream, columns: Mapping[str, str]) -> str:
         """Make the raw table if there is none; returns its name."""
@@ -190,7 +197,7 @@ class DuckDBEngine:
 
     def _check_count(self, batch: Batch) -> None:
         """A file that is not what its metadata says would break every count after it."""
-        query = f"select count(*) from read_parquet({literal(str(batch.file))})"
+        query = f"select count(*) from ({_rows_sql(batch)})"
         row = self._con.execute(query).fetchone()
         if row is None or row[0] != batch.rows_loaded:
             raise UserError(
@@ -241,13 +248,15 @@ class DuckDBEngine:
             self._con.unregister("wanted_rows")
         return {(file, row_hash): highest or 0 for file, row_hash, highest in found}
 
-    def record_stream(self, stream: Stream, keys: Sequence[str], schema: Mapping[str, Any]) -> None:
+    def record_stream(
+        self, stream: Stream, keys: Sequence[str], schema: Mapping[str, Any], updated_at: datetime | None = None
+    ) -> None:
         """Note the stream's current keys and schema in ops.streams."""
         with self._transaction():
             where = [stream.source, stream.name]
             self._con.execute("delete from ops.streams where source = ? and stream = ?", where)
-            values = [*where, json.dumps(list(keys)), json.dumps(schema, default=str)]
-            self._con.execute("insert into ops.streams values (?, ?, ?, ?, now())", values)
+            values = [*where, json.dumps(list(keys)), json.dumps(schema, default=str), updated_at]
+            self._con.execute("insert into ops.streams values (?, ?, ?, ?, coalesce(?, now()))", values)
 
     def make_table(self, stream: Stream, columns: Mapping[str, str]) -> None:
         """Make the raw table if there is none, so that a stream without rows can be read too."""
@@ -304,6 +313,15 @@ class DuckDBEngine:
 
 def _table(stream: Stream) -> str:
     return f"{identifier(stream.schema)}.{identifier(stream.name)}"
+
+
+def _rows_sql(batch: Batch) -> str:
+    """A query for the rows of a batch, which after compaction shares its file with others."""
+    file = f"read_parquet({literal(str(batch.file))})"
+    if not batch.shares_file:
+        return f"from {file}"
+    columns = ", ".join(identifier(name) for name in (*batch.columns, *METADATA_COLUMNS))
+    return f"select {columns} from {file} where _sdc_load_id = {batch.load_id}"
 
 
 def _is_in_use(reason: str) -> bool:

@@ -1,0 +1,78 @@
+"""What a stream is, beside its batches: `_stream.json`, from which ops.streams is made anew."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ingestion.errors import UserError
+from ingestion.lake.batch import Stream
+from ingestion.lake.writer import MANIFEST, Lake, make_folder
+
+DEFINITION = "_stream.json"
+NEXT = ".next"
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A stream's keys and JSON schema, as the target received them last."""
+
+    keys: list[str]
+    schema: dict[str, Any]
+    updated_at: datetime
+
+
+def streams(lake: Lake) -> list[Stream]:
+    """Every stream of the lake: those with batches, and those that only have a definition."""
+    found = {path.parent for name in (MANIFEST, DEFINITION) for path in lake.root.glob(f"raw/*/*/{name}")}
+    return sorted(Stream(folder.parent.name, folder.name) for folder in found)
+
+
+def read_definition(lake: Lake, stream: Stream) -> Definition | None:
+    """The stream's definition; None where no target has written one. Raises UserError for a damaged file."""
+    path = lake.root / stream.folder / DEFINITION
+    if not path.exists():
+        return None
+    try:
+        fields = json.loads(path.read_text())
+        return Definition(fields["key_properties"], fields["schema"], datetime.fromisoformat(fields["updated_at"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {error}; remove it, the next run of the stream writes it anew") from error
+
+
+def write_definition(lake: Lake, stream: Stream, keys: Sequence[str], schema: Mapping[str, Any]) -> None:
+    """Write the stream's definition, if it is not what the lake has."""
+    fields = {"key_properties": list(keys), "schema": json.loads(json.dumps(schema, default=str))}
+    path = lake.root / stream.folder / DEFINITION
+    with contextlib.suppress(FileNotFoundError, ValueError):  # A damaged one is replaced.
+        if json.loads(path.read_text()).items() >= fields.items():
+            return
+    make_folder(path.parent)
+    replace_file(path, json.dumps(fields | {"updated_at": datetime.now(UTC).isoformat()}, ensure_ascii=False))
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file beside its place, then put it there: a reader finds the old or the new one, whole."""
+    # Not a temporary file of the writer, which another process may remove while this one writes it.
+    beside = path.with_name(f"{path.name}{NEXT}")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have a file or folder on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
