@@ -1,4 +1,4 @@
-"""`.venv-peers`: other projects' software, pinned by `requirements.lock`, apart from ours because it cannot share it."""
+"""`.venv-peers`: other projects' software, pinned by `requirements.lock`, apart from ours, which it may not change."""
 
 from __future__ import annotations
 
