@@ -13,7 +13,7 @@ from typing import Any
 
 from ingestion.errors import UserError
 from ingestion.lake.batch import Stream
-from ingestion.lake.writer import MANIFEST, Lake, make_folder
+from ingestion.lake.writer import Lake, make_folder
 
 DEFINITION = "_stream.json"
 NEXT = ".next"
@@ -29,9 +29,8 @@ class Definition:
 
 
 def streams(lake: Lake) -> list[Stream]:
-    """Every stream of the lake: those with batches, and those that only have a definition."""
-    found = {path.parent for name in (MANIFEST, DEFINITION) for path in lake.root.glob(f"raw/*/*/{name}")}
-    return sorted(Stream(folder.parent.name, folder.name) for folder in found)
+    """Every stream of the lake, also one without batches."""
+    return sorted(Stream(folder.parent.name, folder.name) for folder in lake.root.glob("raw/*/*") if folder.is_dir())
 
 
 def read_definition(lake: Lake, stream: Stream) -> Definition | None:

@@ -56,7 +56,7 @@ class DuckDBEngine:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._con = lifeline.once_free(lambda: duckdb.connect(str(path)), lambda error: _is_in_use(str(error)))
+            self._con = lifeline.once_free(lambda: duckdb.connect(str(path)), lambda error: is_in_use(str(error)))
             self._con.execute(f"set memory_limit = {literal(memory_limit)}")
             self._con.execute(f"set threads = {threads}")
             self._con.execute("set TimeZone = 'UTC'")
@@ -64,7 +64,7 @@ class DuckDBEngine:
                 self._con.execute(_OPS)
                 self._claim(shop)
         except (OSError, duckdb.IOException) as error:
-            raise UserError(_opening_failed(path, first_line(error))) from error
+            raise UserError(opening_failed(path, first_line(error))) from error
 
     def _claim(self, shop: str) -> None:
         """Write the shop's name into a new warehouse, or refuse one that is another's."""
@@ -324,11 +324,28 @@ def _rows_sql(batch: Batch) -> str:
     return f"select {columns} from {file} where _sdc_load_id = {batch.load_id}"
 
 
-def _is_in_use(reason: str) -> bool:
+def open_existing(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    """Open a warehouse as it is, which keeps its writers out, and unless `read_only` its readers.
+
+    Raises UserError when it is in use, and duckdb.Error when it is damaged.
+    """
+    try:
+        return lifeline.once_free(
+            lambda: duckdb.connect(str(path), read_only=read_only), lambda error: is_in_use(str(error))
+        )
+    except duckdb.IOException as error:
+        if is_in_use(str(error)):
+            raise UserError(opening_failed(path, first_line(error))) from error
+        raise
+
+
+def is_in_use(reason: str) -> bool:
+    """Whether DuckDB's message says that another process has the file open."""
     return "Conflicting lock" in reason or "Could not set lock" in reason
 
 
-def _opening_failed(path: Path, reason: str) -> str:
-    if _is_in_use(reason):
+def opening_failed(path: Path, reason: str) -> str:
+    """Why a warehouse cannot be opened, and what to do."""
+    if is_in_use(reason):
         return f"{path} is in use by another process (a run, dbt or a reader); wait until it has ended, then run again"
     return f"cannot open the warehouse {path}: {reason}; check WAREHOUSE_HOME, its rights and the disk"

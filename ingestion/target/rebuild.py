@@ -1,0 +1,154 @@
+"""Make raw and ops anew from the lake alone (`warehouse-lake rebuild`)."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+
+from ingestion.errors import UserError
+from ingestion.lake import Lake, Stream, first_line
+from ingestion.lake.checking import Ledger, check_shop, read_ledger
+from ingestion.lake.definition import Definition, read_definition, streams, sync
+from ingestion.target.columns import TEXT
+from ingestion.target.duckdb import DuckDBEngine, open_existing, opening_failed
+from ingestion.target.records import RecordSchema
+
+
+class _RebuildingEngine(DuckDBEngine):
+    """Takes up a column that was altered by hand between two loads, as raw did then: as text."""
+
+    def _widened(self, old: str, new: str) -> str | None:
+        return super()._widened(old, new) or TEXT
+
+
+def rebuild(
+    lake: Lake, warehouse_file: Path, shop: str, *, memory_limit: str, threads: int, report: Callable[[str], None]
+) -> None:
+    """Build a new warehouse file from the lake, then put it in place of the old one.
+
+    The old one stays as it is until then, and nobody else can open it meanwhile. Raises UserError when it is in use, is
+    another shop's or has loads that the lake lacks, and when the lake is being written, is empty or is damaged.
+    """
+    new = warehouse_file.with_name(f"{warehouse_file.stem}.rebuilt.duckdb")
+    found = streams(lake)
+    if not found:
+        raise UserError(f"{lake.root} has no batches to rebuild raw from; check WAREHOUSE_HOME, or bring the lake back")
+    with contextlib.ExitStack() as locks:
+        for stream in found:
+            locks.enter_context(lake.lock(stream))
+        old = _open_old(warehouse_file, lake, shop)
+        try:
+            _remove(new)
+            _build(lake, found, new, shop, memory_limit, threads, report)
+            sync(new)
+            if old:
+                old.close()  # Takes its write-ahead log in.
+            _put_in_place(new, warehouse_file)
+        finally:
+            if old:
+                old.close()
+            _remove(new)
+
+
+def _build(
+    lake: Lake,
+    found: list[Stream],
+    new: Path,
+    shop: str,
+    memory_limit: str,
+    threads: int,
+    report: Callable[[str], None],
+) -> None:
+    engine = _RebuildingEngine(new, shop, memory_limit=memory_limit, threads=threads)
+    try:
+        for stream in found:
+            batches = lake.manifest(stream)
+            for batch in batches:
+                try:
+                    engine.load(batch, batch.origin.get("kind", "batch"), batch.origin.get("replays", ()))
+                except duckdb.IOException as error:
+                    raise UserError(
+                        f"stream {stream.id}: {first_line(error)}; `warehouse-lake check` names what the lake lacks"
+                    ) from error
+            definition = read_definition(lake, stream)
+            if definition:
+                _define(engine, stream, definition)
+            rows = sum(batch.rows_loaded for batch in batches)
+            note = "" if definition else "; its keys and schema come with its next run"
+            report(f"{stream.id}: {len(batches)} loads, {rows} rows{note}")
+    finally:
+        engine.close()
+
+
+def _define(engine: DuckDBEngine, stream: Stream, definition: Definition) -> None:
+    """What a run does with a SCHEMA message, so that a stream without rows has its table too."""
+    engine.record_stream(stream, definition.keys, definition.schema, definition.updated_at)
+    types = RecordSchema(stream, definition.schema, definition.keys, engine.columns(stream)).types
+    engine.make_table(stream, types)
+
+
+def _open_old(warehouse_file: Path, lake: Lake, shop: str) -> duckdb.DuckDBPyConnection | None:
+    """Hold the warehouse that is to be replaced; None when there is none that can be read.
+
+    Raises UserError when it is in use, another shop's, or has what a new one would not have.
+    """
+    if not warehouse_file.exists():
+        return None
+    old = None
+    try:
+        old = open_existing(warehouse_file, read_only=False)
+        check_shop(old, warehouse_file, shop)
+        _refuse_loss(read_ledger(old), lake, warehouse_file)
+    except duckdb.Error:
+        # Damaged, which is what rebuilding is for.
+        if old:
+            old.close()
+        return None
+    except UserError:
+        if old:
+            old.close()
+        raise
+    return old
+
+
+def _put_in_place(new: Path, warehouse_file: Path) -> None:
+    """Replace the warehouse at once, while nobody else has it open."""
+    with contextlib.ExitStack() as held:
+        if warehouse_file.exists():
+            file = held.enter_context(warehouse_file.open("rb+"))
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # As DuckDB locks it.
+            except OSError as error:
+                raise UserError(opening_failed(warehouse_file, "Could not set lock")) from error
+        # A damaged warehouse may have left one, which the new file must not take in.
+        _log(warehouse_file).unlink(missing_ok=True)
+        new.replace(warehouse_file)
+        sync(warehouse_file.parent)
+
+
+def _refuse_loss(ledger: Ledger, lake: Lake, warehouse_file: Path) -> None:
+    """Raises UserError when the old warehouse knows loads that a new one would not have."""
+    lost = []
+    for stream, loads in ledger.items():
+        known = {batch.batch_id for batch in lake.manifest(stream)}
+        missing = [load.load_id for load in loads.values() if load.batch_id not in known]
+        if missing:
+            lost.append(f"{stream.id} {len(missing)} (first {missing[0]})")
+    if lost:
+        raise UserError(
+            f"{warehouse_file} has loads that the lake lacks: {', '.join(lost)}; bring the lake back,"
+            " or move the warehouse file away and rebuild without them"
+        )
+
+
+def _log(file: Path) -> Path:
+    return file.with_name(f"{file.name}.wal")
+
+
+def _remove(file: Path) -> None:
+    for path in (file, _log(file)):
+        path.unlink(missing_ok=True)
