@@ -39,6 +39,11 @@ class Settings:
         return self.home / "lake"
 
     @property
+    def service_file(self) -> Path:
+        """PostgreSQL's service file of the servers that `scripts/services` starts: where they are, who may connect."""
+        return self.home / "services" / "pg_service.conf"
+
+    @property
     def streams_file(self) -> Path:
         """The list of the shop's file streams."""
         return PROJECT_ROOT / "ingestion" / "shops" / f"{self.shop}.yml"

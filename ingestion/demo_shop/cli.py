@@ -26,7 +26,10 @@ class _Group(click.Group):
 
 @click.group(cls=_Group)
 def main() -> None:
-    """A simulated shop whose systems, as files, change day by day."""
+    """A simulated shop whose systems, as files or a PostgreSQL and files, change day by day."""
+
+
+_INTO = click.Choice([shop.FILES, shop.POSTGRES])
 
 
 @main.command()
@@ -40,30 +43,42 @@ def main() -> None:
     type=click.IntRange(1, 1_000_000_000),
     help="About so many order lines.",
 )
-@click.option("--force", is_flag=True, help="Remove an existing demo shop and its files first.")
-def init(seed: int, start: datetime, days: int, lines: int, force: bool) -> None:
+@click.option(
+    "--into",
+    default=shop.FILES,
+    show_default=True,
+    type=_INTO,
+    help="Where orders, order_items and refunds live; all else is files.",
+)
+@click.option("--force", is_flag=True, help="Remove an existing demo shop, its files and its rows first.")
+def init(seed: int, start: datetime, days: int, lines: int, into: str, force: bool) -> None:
     """Write the history."""
     here = settings.load()
     first: date = start.date()
-    shop.init(Config(seed, first, days, lines), here.home, here.data, force=force, say=click.echo)
+    config = Config(seed, first, days, lines)
+    shop.init(config, here.home, here.data, into=into, force=force, say=click.echo)
 
 
 @main.command()
 @click.option("--days", default=1, show_default=True, type=click.IntRange(1), help="How many days.")
-def advance(days: int) -> None:
-    """Move the shop on, one set of files per day."""
+@click.option("--into", type=_INTO, help="Checked, if given: a shop goes on where it was opened.")
+def advance(days: int, into: str | None) -> None:
+    """Move the shop on, day by day."""
     here = settings.load()
     for _ in range(days):
-        shop.advance(here.home, here.data, say=click.echo)
+        shop.advance(here.home, here.data, into=into, say=click.echo)
 
 
 @main.command()
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write to.")
 @click.option("--source", type=click.Path(path_type=Path, file_okay=False), help="The shop's files.  [WAREHOUSE_DATA]")
 def truth(out: Path, source: Path | None) -> None:
-    """Write what the marts should hold, computed from the files alone."""
+    """Write what the marts should hold, computed from the shop's systems alone."""
     # pandas is needed here only, and slow to import.
     from ingestion.demo_shop import truth as oracle
 
-    oracle.write(source or settings.load().data, out)
+    here = settings.load()
+    memory = shop.Memory.load(here.home)
+    with shop.open_database(memory.into if memory and not source else shop.FILES) as database:
+        oracle.write(source or here.data, out, database)
     click.echo(f"demo shop: truth written to {out}")

@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from ingestion.demo_shop.postgres import TABLES, OrderDatabase
 from ingestion.errors import UserError
 
 INTEGER, MONEY, MOMENT = "integer", "money", "moment"
@@ -147,25 +148,37 @@ class Source:
     quarantine: dict[str, list[dict[str, Any]]]
 
 
-def read(source: Path) -> Source:
-    """Read all files of a demo shop below `source`. Raises UserError when there are none."""
+def read(source: Path, database: OrderDatabase | None = None) -> Source:
+    """Read all files of a demo shop below `source`, and its order database. Raises UserError when there are none.
+
+    A database has one version of each key, the current one, and no broken records.
+    """
     tables, quarantine = {}, {}
     for name, stream in STREAMS.items():
         entity = name.partition("-")[2]
-        tables[entity], quarantine[name] = _read_stream(source, entity, stream)
+        in_database = database if entity in TABLES else None
+        tables[entity], quarantine[name] = _read_stream(_texts(source, entity, in_database), stream)
     if all(table.empty for table in tables.values()):
         raise UserError(f"{source} holds no files of the demo shop: run `demo-shop init` first, or name the folder")
     return Source(tables, quarantine | {"web-events": []})
 
 
-def _read_stream(source: Path, folder: str, stream: Stream) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+def _texts(source: Path, entity: str, database: OrderDatabase | None) -> Iterator[tuple[str, str]]:
+    """The name and text of each file of an entity; a table of a database is one CSV file."""
+    if database:
+        yield f"{entity}.csv", database.read(entity)
+    else:
+        for path in sorted((source / entity).glob("*")):
+            yield path.relative_to(source).as_posix(), _text(path)
+
+
+def _read_stream(texts: Iterable[tuple[str, str]], stream: Stream) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     rows: list[list[str | None]] = []
     places: list[tuple[str, int]] = []
     broken: list[dict[str, Any]] = []
-    for path in sorted((source / folder).glob("*")):
-        label = path.relative_to(source).as_posix()
-        records = _csv_records if ".csv" in path.name else _json_records
-        for number, (record, reason) in enumerate(records(_text(path), stream.columns), 1):
+    for label, text in texts:
+        records = _csv_records if ".csv" in label else _json_records
+        for number, (record, reason) in enumerate(records(text, stream.columns), 1):
             if record is None:
                 broken.append({"source_file": label, "line_number": number, "reason": reason})
             else:

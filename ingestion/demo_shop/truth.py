@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ingestion.demo_shop import reading, words
+from ingestion.demo_shop.postgres import OrderDatabase
 
 TIME_ZONE = "Europe/Berlin"
 CURRENCY = "EUR"
@@ -59,9 +60,9 @@ def marts(source: reading.Source) -> dict[str, pd.DataFrame]:
     return {name: _finished(table) for name, table in result.items()}
 
 
-def write(source: Path, out: Path) -> None:
+def write(source: Path, out: Path, database: OrderDatabase | None = None) -> None:
     """Write one Parquet file per mart and quarantine.json (stream -> broken records) into `out`; each file whole."""
-    read = reading.read(source)
+    read = reading.read(source, database)
     out.mkdir(parents=True, exist_ok=True)
     for name, table in marts(read).items():
         beside = out / f".{name}.writing"
