@@ -16,7 +16,7 @@ from typing import IO, Any, ClassVar
 
 import click
 import duckdb
-from singer_sdk import Stream, Tap
+from singer_sdk import Tap
 from singer_sdk import typing as th
 from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig, StorageTarget
 from singer_sdk.helpers._util import load_json
@@ -26,6 +26,7 @@ from singer_sdk.plugin_base import SingerCommand, _ConfigInput
 from ingestion import lifeline, settings
 from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, connect, identifier, make_folder
+from ingestion.taps.completion import AnnouncedStream
 from ingestion.taps.file_config import FileStreamConfig, load_streams
 from ingestion.taps.file_reading import LINE_NUMBER, RECORDS, REJECTS, FileFault, header_columns, read_file, sha256_of
 from ingestion.taps.file_versions import History, SourceFile, drop_relations, quarantine_broken, write_batch, write_copy
@@ -43,7 +44,7 @@ class _Workplace:
     folder: Path
 
 
-class FileStream(Stream):
+class FileStream(AnnouncedStream):
     """All files of one pattern; every file is a batch, taken up whole or not at all."""
 
     def __init__(self, tap: TapFiles, file_config: FileStreamConfig) -> None:

@@ -426,15 +426,17 @@ class Run:
         """Records of all streams that are not loaded yet."""
         return sum(loader.pending for loader in self.loaders.values())
 
-    def finish(self) -> None:
+    def finish(self, unfinished: Iterable[str] = ()) -> None:
         """Note the syncs and close the run after everything is loaded; every stream has a table then.
 
-        Raises UserError when too much of a stream was quarantined.
+        `unfinished` names the streams that the tap did not send in full: their syncs failed. Raises UserError when too
+        much of a stream was quarantined.
         """
         for loader in self.loaders.values():
             self.engine.make_table(loader.stream, loader.schema.types)
         excessive = [loader for loader in self.loaders.values() if self._is_excessive(loader.counts)]
-        self._end("failed" if excessive else "ok", excessive)
+        half = {Stream.parse(each) for each in unfinished}
+        self._end([*excessive, *(loader for stream, loader in self.loaders.items() if stream in half)])
         if excessive:
             parts = [f"{item.stream.id} {item.counts.quarantined} of {item.counts.extracted}" for item in excessive]
             raise UserError(
@@ -445,12 +447,12 @@ class Run:
 
     def fail(self) -> None:
         """Note failed syncs and close the run; what is pending is given up."""
-        self._end("failed", list(self.loaders.values()))
+        self._end(list(self.loaders.values()))
 
-    def _end(self, status: str, failed: list[Loader]) -> None:
+    def _end(self, failed: list[Loader]) -> None:
         try:
             self.engine.record_syncs(
-                loader.sync(self._sync_id, status if loader in failed else "ok") for loader in self.loaders.values()
+                loader.sync(self._sync_id, "failed" if loader in failed else "ok") for loader in self.loaders.values()
             )
         finally:
             self.close()

@@ -35,6 +35,8 @@ from ingestion.target.duckdb import DuckDBEngine
 # A STATE message closes open batches when the last commit is this old: often enough to lose little, rarely enough
 # that a tap with a STATE per record does not make a batch per record.
 STATE_SECONDS = 5.0
+# In the state of our taps: the streams that they began and did not complete. It is for the target alone.
+UNFINISHED = "unfinished"
 
 _defaults = Options()
 
@@ -203,6 +205,7 @@ class TargetWarehouse(Target):
         self._run: Run | None = None
         self._last_commit = time.monotonic()
         self._emitted: Mapping[str, Any] | None = None
+        self._unfinished: Sequence[str] = ()
 
     @property
     def run(self) -> Run:
@@ -222,6 +225,9 @@ class TargetWarehouse(Target):
 
     def _process_state_message(self, message_dict: dict[str, Any]) -> None:
         """Emit state once all that came before it is committed: at once when nothing is open, else with the batch."""
+        self._unfinished = message_dict["value"].pop(UNFINISHED, ())
+        if self._unfinished and not message_dict["value"]:
+            return  # The first word of a tap that has no state yet.
         super()._process_state_message(message_dict)
         if not self.run.pending or time.monotonic() - self._last_commit >= STATE_SECONDS:
             self.drain_all()
@@ -237,7 +243,12 @@ class TargetWarehouse(Target):
         """Load what is pending and close the run."""
         super().process_endofpipe()
         run, self._run = self.run, None
-        run.finish()
+        if self._unfinished:
+            names = ", ".join(self._unfinished)
+            click.echo(
+                f"{self.name}: the tap did not send all of {names}: the sync failed, what came is loaded", err=True
+            )
+        run.finish(self._unfinished)
 
     def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
         """Stop at once: an open transaction rolls back, open batches are given up, the tap sends them again."""

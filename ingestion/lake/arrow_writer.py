@@ -1,0 +1,281 @@
+"""Closes batches from Arrow record batches, in constant memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ingestion.lake.batch import METADATA_COLUMNS, METADATA_KEY, Batch, Stream
+from ingestion.lake.writer import MANIFEST, TEMPORARY, Lake, _append, _sync
+
+BATCH_ROWS = 500_000
+BATCH_BYTES = 512 * 1024 * 1024
+# A row group is what writers hold in memory and readers skip.
+ROW_GROUP_ROWS = 200_000
+ROW_GROUP_BYTES = 48 * 1024 * 1024
+_SAMPLE_ROWS = 20_000
+
+_METADATA_TYPES = {
+    "TIMESTAMPTZ": pa.timestamp("us", "UTC"),
+    "BIGINT": pa.int64(),
+    "VARCHAR": pa.string(),
+}
+METADATA_FIELDS = [pa.field(name, _METADATA_TYPES[kind]) for name, kind in METADATA_COLUMNS.items()]
+_QUARANTINE_SCHEMA = pa.schema(
+    [
+        pa.field("quarantine_id", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("column_name", pa.string()),
+        pa.field("payload", pa.string()),
+        pa.field("source_file", pa.string()),
+        pa.field("line_number", pa.int64()),
+    ]
+)
+
+
+def batch_id(stream: Stream, load_id: int) -> str:
+    """The id of a batch of a database stream."""
+    return hashlib.sha256(f"{stream.id}\n{load_id}".encode()).hexdigest()
+
+
+class Encodings:
+    """How each column is encoded, judged by its first rows: dictionaries pay only where values repeat."""
+
+    def __init__(self, rows: pa.RecordBatch) -> None:
+        sample = rows.slice(0, _SAMPLE_ROWS)
+        self.dictionary: list[str] = [field.name for field in METADATA_FIELDS]
+        self.others: dict[str, str] = {}
+        for name, column in zip(sample.schema.names, sample.columns, strict=True):
+            if pa.types.is_boolean(column.type):
+                continue
+            if sample.num_rows and pc.count_distinct(column).as_py() * 8 <= sample.num_rows:
+                self.dictionary.append(name)
+            elif pa.types.is_integer(column.type) or pa.types.is_temporal(column.type):
+                self.others[name] = "DELTA_BINARY_PACKED"
+
+    def writer(self, path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+        """A Parquet file with these encodings."""
+        return pq.ParquetWriter(
+            path,
+            schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=[name for name in self.dictionary if name in schema.names],
+            column_encoding=self.others,
+            write_statistics=True,
+            store_decimal_as_integer=True,
+        )
+
+
+class RowGroups:
+    """A Parquet file that grows by record batches, a row group at a time."""
+
+    def __init__(self, path: Path, schema: pa.Schema, encodings: Encodings) -> None:
+        self.path = path
+        self._writer = encodings.writer(path, schema)
+        self._waiting: list[pa.RecordBatch] = []
+        self._rows = self._bytes = 0
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Append rows; they are written when a row group is full."""
+        self._waiting.append(rows)
+        self._rows += rows.num_rows
+        self._bytes += rows.nbytes
+        if self._rows >= ROW_GROUP_ROWS or self._bytes >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.Table.from_batches(self._waiting), row_group_size=2 * ROW_GROUP_ROWS)
+        self._waiting.clear()
+        self._rows = self._bytes = 0
+
+    def close(self, metadata: Mapping[str, str] | None = None) -> None:
+        """Write what waits, and the file's end; the file is on disk then."""
+        self._flush()
+        if metadata:
+            self._writer.add_key_value_metadata(dict(metadata))
+        self._writer.close()
+        _sync(self.path)
+
+    def abandon(self) -> None:
+        """Close and remove the file."""
+        self._waiting.clear()
+        self._writer.close()
+        self.path.unlink(missing_ok=True)
+
+
+class ArrowWriter:
+    """Writes a stream's batches, one after the other; the caller holds the stream's lock.
+
+    A batch opens with the first rows and is on disk when `close` returns. `origin` of each holds what `close` is given,
+    and `follows`: the batch id of the stream's batch before it, or null.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        stream: Stream,
+        *,
+        sync_started_at: int | None = None,
+        batch_rows: int = BATCH_ROWS,
+        batch_bytes: int = BATCH_BYTES,
+    ) -> None:
+        """`sync_started_at` is in milliseconds since 1970."""
+        self._lake = lake
+        self._stream = stream
+        self._sync_started_at = sync_started_at
+        self._limits = batch_rows, batch_bytes
+        manifest = lake.manifest(stream)
+        self.last: Batch | None = manifest[-1] if manifest else None
+        self._encodings: Encodings | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._load_id: int | None = None
+        self._file: RowGroups | None = None
+        self._bad: RowGroups | None = None
+        self._columns: list[str] = []
+        self.rows = self.unfit = self.dropped = self._bytes = 0
+
+    @property
+    def load_id(self) -> int:
+        """The load id of the open batch."""
+        if self._load_id is None:
+            self._load_id = self._lake.next_load_id()
+        return self._load_id
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there are rows or quarantined ones that no closed batch has."""
+        return bool(self.rows or self.unfit)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the batch should close."""
+        rows, size = self._limits
+        return self.rows + self.unfit >= rows or self._bytes >= size
+
+    def add(
+        self,
+        rows: pa.RecordBatch,
+        *,
+        extracted_at: datetime,
+        operation: str | pa.Array = "upsert",
+        sequence: int | pa.Array | None = None,
+        deleted_at: datetime | pa.Array | None = None,
+    ) -> None:
+        """Append rows in the lake's types, all with the same columns; `sequence` is the load id where not given."""
+        now = datetime.now(UTC)
+        given: dict[str, Any] = {
+            "_sdc_extracted_at": extracted_at,
+            "_sdc_received_at": now,
+            "_sdc_batched_at": now,
+            "_sdc_deleted_at": deleted_at,
+            "_sdc_sequence": self.load_id if sequence is None else sequence,
+            "_sdc_sync_started_at": self._sync_started_at,
+            "_sdc_load_id": self.load_id,
+            "_sdc_operation": operation,
+        }
+        arrays = list(rows.columns)
+        for field in METADATA_FIELDS:
+            value = given.get(field.name)
+            if value is None:
+                arrays.append(pa.nulls(rows.num_rows, field.type))
+            elif isinstance(value, pa.Array):
+                arrays.append(value.cast(field.type))
+            else:
+                arrays.append(pa.repeat(pa.scalar(value, field.type), rows.num_rows))
+        schema = pa.schema([*rows.schema, *METADATA_FIELDS])
+        if self._file is None:
+            self._open(rows)
+        assert self._file is not None
+        self._file.add(pa.RecordBatch.from_arrays(arrays, schema=schema))
+        self.rows += rows.num_rows
+        self._bytes += rows.nbytes
+
+    def _open(self, rows: pa.RecordBatch) -> None:
+        if self._encodings is None or self._columns != rows.schema.names:
+            self._encodings = Encodings(rows)
+        self._columns = rows.schema.names
+        schema = pa.schema([*rows.schema, *METADATA_FIELDS])
+        self._file = RowGroups(self._path(f"{TEMPORARY}{self.load_id}.parquet"), schema, self._encodings)
+
+    def quarantine(self, rows: Sequence[tuple[str, str | None, str]]) -> None:
+        """Append rows that cannot be loaded: reason, column and payload of each."""
+        if not rows:
+            return
+        reasons, columns, payloads = zip(*rows, strict=True)
+        count = len(rows)
+        arrays = [
+            pa.array([f"{self.load_id}-{self.unfit + number}" for number in range(1, count + 1)], pa.string()),
+            pa.array(reasons, pa.string()),
+            pa.array(columns, pa.string()),
+            pa.array(payloads, pa.string()),
+            pa.nulls(count, pa.string()),
+            pa.nulls(count, pa.int64()),
+        ]
+        table = pa.RecordBatch.from_arrays(arrays, schema=_QUARANTINE_SCHEMA)
+        if self._bad is None:
+            path = self._path(f"{TEMPORARY}{self.load_id}.quarantine.parquet")
+            self._bad = RowGroups(path, _QUARANTINE_SCHEMA, Encodings(table))
+        self._bad.add(table)
+        self.unfit += count
+        self._bytes += table.nbytes
+
+    def drop(self, count: int) -> None:
+        """Count rows that were read and are in the lake already."""
+        self.dropped += count
+
+    def close(self, empty: pa.Schema, origin: Mapping[str, Any]) -> Batch:
+        """Close the batch; `empty` are the columns of one without rows. Raises OSError when the disk refuses."""
+        folder = self._lake.root / self._stream.folder
+        load_id = self.load_id
+        if self._file is None:
+            self._open(empty.empty_table().to_batches()[0] if empty.empty_table().to_batches() else _no_rows(empty))
+        assert self._file is not None
+        batch = Batch(
+            batch_id=batch_id(self._stream, load_id),
+            load_id=load_id,
+            stream=self._stream,
+            file=folder / f"{load_id}.parquet",
+            quarantine_file=folder / f"{load_id}.quarantine.parquet" if self.unfit else None,
+            rows_extracted=self.rows + self.unfit + self.dropped,
+            rows_loaded=self.rows,
+            rows_quarantined=self.unfit,
+            rows_dropped=self.dropped,
+            columns=self._columns,
+            origin={**origin, "follows": self.last.batch_id if self.last else None},
+        )
+        metadata = {METADATA_KEY: batch.to_json()}
+        if self._bad is not None and batch.quarantine_file:
+            self._bad.close(metadata)
+            self._bad.path.rename(batch.quarantine_file)
+        self._file.close(metadata)
+        self._file.path.rename(batch.file)
+        _sync(folder)
+        _append(folder / MANIFEST, batch.to_json())
+        self.last = batch
+        self._reset()
+        return batch
+
+    def abandon(self) -> None:
+        """Give up the open batch."""
+        for file in (self._file, self._bad):
+            if file is not None:
+                file.abandon()
+        self._reset()
+
+    def _path(self, name: str) -> Path:
+        return self._lake.root / self._stream.folder / name
+
+
+def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)

@@ -1,0 +1,41 @@
+"""How a tap says which of its streams it has begun and not completed, so that the target can say which syncs failed.
+
+A tap that is killed between two messages leaves an input that ends well. Its last STATE then has the stream under
+`unfinished`; the target notes such a stream's sync as failed (docs/contracts.md, "Database streams").
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from singer_sdk import Stream
+
+UNFINISHED = "unfinished"
+
+
+class AnnouncedStream(Stream):
+    """A stream that is in the state's list `unfinished` from before its SCHEMA message until it was sent in full."""
+
+    _faults_before = 0
+
+    @property
+    def _faults(self) -> int:
+        """What the tap could not take up until now; a tap that stops at its first fault has no list of them."""
+        return len(getattr(self._tap, "faults", ()))
+
+    def _write_schema_message(self) -> None:
+        self._faults_before = self._faults
+        if self.name not in self.tap_state.setdefault(UNFINISHED, []):
+            self.tap_state[UNFINISHED].append(self.name)
+            self._tap.state_writer.write_state(self.tap_state)
+        super()._write_schema_message()
+
+    def finalize_state_progress_markers(self, state: dict[str, Any] | None = None) -> None:
+        """End the stream, which the SDK says with this: it is complete unless something of it could not be taken up."""
+        unfinished = self.tap_state.get(UNFINISHED, [])
+        if self.name in unfinished and self._faults == self._faults_before:
+            unfinished.remove(self.name)
+            if not unfinished:
+                del self.tap_state[UNFINISHED]
+            self.state_manager.is_flushed = False
+        super().finalize_state_progress_markers(state)
