@@ -4,14 +4,18 @@ Meltano takes a run without an end for alive for five minutes after its last hea
 is given `--force`. What keeps two runs apart here are the locks of the warehouse and of the lake's streams: they end
 with their processes. An entry point of the group `meltano.settings` is what Meltano loads before it reads the options
 of its commands; `.env` comes too late for them.
+
+It also keeps two first runs apart, which would both make Meltano's database and break each other.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sqlite3
 from pathlib import Path
+from typing import IO
 
 from meltano.core.setting_definition import SettingDefinition
 
@@ -28,19 +32,38 @@ setting = SettingDefinition(
 )
 
 
-def remembers_a_run() -> bool:
-    """Whether Meltano's own database has a run without an end; True where that is not known."""
-    if "MELTANO_DATABASE_URI" in os.environ:
-        return True
-    file = Path(os.environ.get("MELTANO_SYS_DIR_ROOT") or PROJECT_ROOT / ".meltano") / "meltano.db"
-    if not file.exists():
-        return False
-    try:
-        with contextlib.closing(sqlite3.connect(file)) as database:
+def _database() -> Path:
+    return Path(os.environ.get("MELTANO_SYS_DIR_ROOT") or PROJECT_ROOT / ".meltano") / "meltano.db"
+
+
+def remembers_a_run() -> bool | None:
+    """Whether Meltano's own database has a run without an end; None when there is no database yet."""
+    if not _database().exists():
+        return None
+    with contextlib.closing(sqlite3.connect(_database())) as database:
+        try:
             return bool(database.execute("select 1 from runs where state = 'RUNNING' limit 1").fetchall())
-    except sqlite3.Error:
-        return True
+        except sqlite3.OperationalError:  # It is being made.
+            return None
 
 
-if remembers_a_run():
+def hold_first_start() -> IO[str] | None:
+    """Wait for another process that makes the database; the lock of this one if it is to make it, else None."""
+    file = _database().with_name("first_start.lock")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = file.open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if remembers_a_run() is None:
+        return lock
+    lock.close()
+    return None
+
+
+# With a database elsewhere (`MELTANO_DATABASE_URI`) nothing is known of it.
+if "MELTANO_DATABASE_URI" in os.environ:
     os.environ.setdefault(VARIABLE, "true")
+else:
+    # Held until this process ends.
+    _lock = hold_first_start() if remembers_a_run() is None else None
+    if remembers_a_run():
+        os.environ.setdefault(VARIABLE, "true")
