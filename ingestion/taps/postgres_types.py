@@ -233,11 +233,11 @@ class _Bad:
     text: str
 
 
-def text_to_arrow(columns: Sequence[Column], values: Sequence[Sequence[str | None]]) -> Converted:
-    """Rows as the log has them: one list of texts per column, all of one length, null as None."""
+def text_to_arrow(columns: Sequence[Column], values: Sequence[Sequence[str | None] | pa.Array]) -> Converted:
+    """Rows as the log has them: the texts of each column, all of one length, null as None."""
     arrays, bad = [], []
     for column, texts in zip(columns, values, strict=True):
-        array = pa.array(texts, pa.string())
+        array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
         if column.is_array:
             array = _array_texts(array, column.element)
         array, wrong = _parse(array, column.warehouse_type)

@@ -1,0 +1,440 @@
+"""`tap-postgres`: the tables of a PostgreSQL database (docs/contracts.md, "Database streams")."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import click
+import duckdb
+import psycopg2
+from singer_sdk import Stream as SingerStream
+from singer_sdk import Tap
+from singer_sdk import typing as th
+from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig, StorageTarget
+from singer_sdk.helpers._util import load_json
+from singer_sdk.helpers.capabilities import PluginCapabilities, TapCapabilities
+from singer_sdk.plugin_base import SingerCommand, _ConfigInput
+from singer_sdk.singerlib import Catalog, MetadataMapping, SchemaMessage
+
+from ingestion import settings
+from ingestion.errors import UserError
+from ingestion.lake import Batch, Lake, Stream, first_line
+from ingestion.taps.postgres_catalog import Table, discover
+from ingestion.taps.postgres_connection import DatabaseError, Server
+from ingestion.taps.postgres_extracts import Extract, Options, TableLake
+from ingestion.taps.postgres_types import Column
+
+FULL_TABLE, INCREMENTAL, LOG_BASED = "FULL_TABLE", "INCREMENTAL", "LOG_BASED"
+METHODS = [FULL_TABLE, INCREMENTAL, LOG_BASED]
+BOOKMARK = "load_id"
+
+_defaults = Options()
+
+
+class PostgresStream(SingerStream):
+    """One table, view or foreign table."""
+
+    def __init__(self, tap: TapPostgres, table: Table, source: str) -> None:
+        self.table = table
+        self.lake_stream = Stream(source, table.name)
+        self.postgres_tap = tap
+        super().__init__(tap, name=self.lake_stream.id)
+        self.primary_keys = list(table.keys)
+        self.forced_replication_method = tap.config["default_replication_method"]
+
+    # Catalog
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """All columns that may be read, in the types of the wire."""
+        tap = self.postgres_tap
+        columns = self.lake_table.lake_columns if tap.lake and self._is_catalogued else self.table.columns
+        return {"type": "object", "properties": {column.name: tap.property_schema(column) for column in columns}}
+
+    @property
+    def effective_schema(self) -> dict[str, Any]:
+        """The table as it is now: a catalog may be older."""
+        return self.schema
+
+    @property
+    def _is_catalogued(self) -> bool:
+        return self._tap_input_catalog is not None
+
+    @property
+    def metadata(self) -> MetadataMapping:
+        """Keys and the replication key are always selected."""
+        if self._metadata is None and self._tap_input_catalog is None:
+            self._metadata = MetadataMapping.get_standard_metadata(
+                schema=self.schema,
+                key_properties=self.primary_keys,
+                schema_name=self.table.schema,
+                selected_by_default=self.selected_by_default,
+            )
+            self._metadata.root.selected = True
+        return super().metadata
+
+    def apply_catalog(self, catalog: Catalog) -> None:
+        """Take up what the user says of the stream: its selection, method and keys."""
+        super().apply_catalog(catalog)
+        entry = catalog.get_stream(self.name)
+        if entry is None:
+            return
+        root = entry.metadata.root
+        # Metadata is where users say it; the entry's own fields are what discovery found.
+        self.primary_keys = list(root.table_key_properties or entry.key_properties or ())
+        self.replication_key = root.replication_key or entry.replication_key
+        self.__dict__.pop("schema", None)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the stream cannot be extracted; None when it can."""
+        names = [column.name for column in self.table.columns]
+        if not self.table.is_readable or not names:
+            return f"no right to select from {self.table.label}; grant it, or deselect the stream"
+        reserved = [name for name in names if name.lower().startswith("_sdc_")]
+        if reserved:
+            return f"its column {reserved[0]} has a name of raw's metadata; rename it, or read a view without it"
+        if twice := _twice(names):
+            return f"its columns {' and '.join(twice)} differ only by case; rename one, or read a view with other names"
+        if missing := [key for key in self.primary_keys if key not in names]:
+            return f"its key column {missing[0]} is not in {self.table.label}; correct table-key-properties"
+        if self.replication_method not in METHODS:
+            return f"replication-method {self.replication_method}: choose {', '.join(METHODS)}"
+        if self.replication_method == INCREMENTAL:
+            if not self.replication_key:
+                return "INCREMENTAL needs a replication-key; set it in the stream's metadata"
+            if self.replication_key not in names:
+                return f"its replication-key {self.replication_key} is not in {self.table.label}; correct it"
+        return None
+
+    # Lake
+
+    @cached_property
+    def columns(self) -> list[Column]:
+        """The selected columns; keys and the replication key always are."""
+        always = {*self.primary_keys, self.replication_key}
+        return [
+            column for column in self.table.columns if column.name in always or self.mask[("properties", column.name)]
+        ]
+
+    @cached_property
+    def lake_table(self) -> TableLake:
+        """The stream's side of the lake. The lock must be held while it is used for writing."""
+        tap = self.postgres_tap
+        assert tap.lake is not None
+        return TableLake(
+            lake=tap.lake,
+            stream=self.lake_stream,
+            table=self.table,
+            columns=self.columns,
+            keys=list(self.primary_keys),
+            options=tap.extract_options,
+            sync_started_at=tap.initialized_at,
+            logger=self.logger,
+        )
+
+    def _generate_schema_messages(self) -> Iterator[SchemaMessage]:
+        # Not the mapper's: it knows the catalog's schema, without types of the warehouse. A stream that cannot be
+        # extracted says so when it comes to its rows.
+        if self.problem is None:
+            properties = {column.name: self.schema["properties"][column.name] for column in self.columns}
+            keys = [self.replication_key] if self.replication_method == INCREMENTAL and self.replication_key else None
+            yield SchemaMessage(self.name, {"type": "object", "properties": properties}, self.primary_keys, keys)
+
+    def get_batch_config(self, config: Mapping[str, Any]) -> BatchConfig | None:
+        """Batches by default: the lake's own files."""
+        lake = self.postgres_tap.lake
+        if lake is None:
+            return None
+        return BatchConfig(
+            encoding=BaseBatchFileEncoding(format="parquet", compression="zstd"),
+            storage=StorageTarget(root=lake.root.as_uri()),
+        )
+
+    def get_batches(
+        self, batch_config: BatchConfig, context: Mapping[str, Any] | None = None
+    ) -> Iterator[tuple[BaseBatchFileEncoding, list[str]]]:
+        """What the lake has beyond the state's load id, then what the table has and the lake has not."""
+        with self.reporting():
+            for batch in self._batches():
+                self.note(batch)
+                yield batch_config.encoding, [batch.file.as_uri()]
+
+    def _batches(self) -> Iterator[Batch]:
+        if self.problem:
+            raise UserError(f"stream {self.name}: {self.problem}")
+        lake = self.postgres_tap.lake
+        assert lake is not None
+        with lake.lock(self.lake_stream):
+            lake.remove_orphans(self.lake_stream)
+            self.__dict__.pop("lake_table", None)  # Before the lock another process may have written.
+            yield from self.unsent()
+            target = self.lake_table
+            extract = Extract(self.postgres_tap.server, target)
+            try:
+                yield from extract.full(lambda complete: {"method": FULL_TABLE, "complete": complete})
+            finally:
+                if target.writer.is_open:
+                    target.writer.abandon()
+            counts = target.counts
+            self.logger.info(
+                "%s: %s rows extracted, %s loaded, %s quarantined, %s dropped as identical",
+                self.name,
+                counts.read,
+                counts.loaded,
+                counts.quarantined,
+                counts.dropped,
+            )
+
+    def unsent(self) -> list[Batch]:
+        """The lake's batches beyond the state's load id. Raises UserError when the lake does not have that one."""
+        loaded = self.stream_state.get(BOOKMARK, 0)
+        manifest = self.lake_table.manifest
+        if loaded > max((batch.load_id for batch in manifest), default=0):
+            raise UserError(
+                f"stream {self.name}: the lake at {self.lake_table.lake.root} is missing or older than the state, which"
+                f" has load {loaded}: bring it back, or start with a new WAREHOUSE_HOME"
+            )
+        return [batch for batch in manifest if batch.load_id > loaded]
+
+    def note(self, batch: Batch) -> None:
+        """Put a batch into the state, which is written after its message."""
+        state = self.stream_state
+        state.clear()
+        state.update({BOOKMARK: batch.load_id, **batch.origin.get("position", {})})
+
+    def send(self, batch: Batch) -> None:
+        """Write a batch's message, and the state after it."""
+        self.note(batch)
+        self._write_batch_message(BaseBatchFileEncoding(format="parquet", compression="zstd"), [batch.file.as_uri()])
+        self._write_state_message()
+
+    @contextlib.contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Report what makes this stream fail; the others go on."""
+        try:
+            yield
+        except UserError as error:
+            self.postgres_tap.fault(str(error))
+        except DatabaseError as error:
+            reason = self.postgres_tap.server.reason(error)
+            self.postgres_tap.fault(f"stream {self.name}: {self.table.label}: {reason}")
+        except OSError as error:
+            self.postgres_tap.fault(
+                f"stream {self.name}: the lake cannot be written: {error.strerror or error}; make room or mend it, then"
+                " run again"
+            )
+        except duckdb.Error as error:
+            self.postgres_tap.fault(f"stream {self.name}: {first_line(error)}")
+
+    # RECORD messages
+
+    def get_records(self, context: Mapping[str, Any] | None) -> Iterable[dict[str, Any]]:
+        """Every row, for other projects' targets."""
+        raise NotImplementedError
+
+
+def _twice(names: Iterable[str]) -> list[str]:
+    """The first names that differ only by case."""
+    names = list(names)
+    counts = Counter(name.lower() for name in names)
+    return next(([name for name in names if name.lower() == lower] for lower, n in counts.items() if n > 1), [])
+
+
+class _Command(SingerCommand):
+    """The command line, which prints a user's mistake as one line."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except UserError as error:
+            self.logger.error("%s", error)
+            sys.exit(1)
+
+
+class TapPostgres(Tap):
+    """Extracts tables of PostgreSQL 13 and later: whole, by a replication key, or from the log."""
+
+    name = "tap-postgres"
+    package_name = "shop-warehouse"
+    dynamic_catalog = True
+    capabilities: ClassVar[list[Any]] = [
+        TapCapabilities.CATALOG,
+        TapCapabilities.STATE,
+        TapCapabilities.DISCOVER,
+        PluginCapabilities.ABOUT,
+        PluginCapabilities.BATCH,
+        PluginCapabilities.STRUCTURED_LOGGING,
+    ]
+    config_jsonschema = th.PropertiesList(
+        th.Property("host", th.StringType, description="The server; default: PGHOST"),
+        th.Property("port", th.IntegerType, description="Its port; default: PGPORT, else 5432"),
+        th.Property("user", th.StringType, description="The user; default: PGUSER"),
+        th.Property(
+            "password", th.StringType, secret=True, description="The password; default: PGPASSWORD, PGPASSFILE"
+        ),
+        th.Property("database", th.StringType, description="The database; default: PGDATABASE"),
+        th.Property(
+            "sqlalchemy_url",
+            th.StringType,
+            secret=True,
+            description="postgresql://user:password@host:5432/database; the settings above are ignored then",
+        ),
+        th.Property(
+            "filter_schemas", th.ArrayType(th.StringType), default=[], description="Only these schemas; default: all"
+        ),
+        th.Property(
+            "source",
+            th.StringType,
+            description="The source's name: table orders is the stream <source>-orders. Default: the table's schema",
+        ),
+        th.Property(
+            "default_replication_method",
+            th.StringType,
+            default=FULL_TABLE,
+            allowed_values=METHODS,
+            description="How streams are extracted that have no replication-method in their metadata",
+        ),
+        th.Property(
+            "wire",
+            th.StringType,
+            default="lake",
+            allowed_values=["lake", "records"],
+            description="lake: BATCH messages that name Parquet files of the lake. records: RECORD messages, for other"
+            " targets",
+        ),
+        th.Property("lake_path", th.StringType, description="The lake. Default: WAREHOUSE_HOME/lake"),
+        th.Property(
+            "max_vanished_share",
+            th.NumberType,
+            default=_defaults.max_vanished_share,
+            description="FULL_TABLE: fail, without deletes, when more than this share of the rows vanished",
+        ),
+        th.Property(
+            "on_type_change",
+            th.StringType,
+            default=_defaults.on_type_change,
+            allowed_values=["quarantine", "fail"],
+            description="When a column's type changes to one that raw's does not widen to: keep the old one and"
+            " quarantine rows whose value does not fit, or fail the stream",
+        ),
+        th.Property(
+            "batch_size_rows",
+            th.IntegerType,
+            default=_defaults.batch_size_rows,
+            description="Rows of a batch; it also closes at 512 MB",
+        ),
+        th.Property(
+            "memory_limit",
+            th.StringType,
+            default=_defaults.memory_limit,
+            description="DuckDB's memory while it compares an extract with the lake; beyond it spills to disk",
+        ),
+        th.Property(
+            "read_connections",
+            th.IntegerType,
+            default=_defaults.read_connections,
+            description="Connections that read one large table at once; helps where the network or server is slow",
+        ),
+    ).to_dict()
+
+    def __init__(self, *args: Any, catalog: Any = None, **kwargs: Any) -> None:
+        self.faults: list[str] = []
+        super().__init__(*args, catalog=_with_methods(catalog), **kwargs)
+
+    @cached_property
+    def server(self) -> Server:
+        """The source database."""
+        return Server(self.config)
+
+    @cached_property
+    def lake(self) -> Lake | None:
+        """The lake that batches go to; None with `wire: records`."""
+        if self.config["wire"] != "lake":
+            return None
+        path = self.config.get("lake_path")
+        root = settings.PROJECT_ROOT / Path(path).expanduser() if path else settings.load().lake
+        return Lake(root.resolve())
+
+    @cached_property
+    def extract_options(self) -> Options:
+        """The settings of extracts."""
+        return Options(**{name: self.config[name] for name in Options.__dataclass_fields__})
+
+    def property_schema(self, column: Column) -> dict[str, Any]:
+        """A column's property of the SCHEMA message."""
+        return column.json_schema
+
+    def discover_streams(self) -> list[PostgresStream]:
+        """A stream for each relation. Raises UserError when the database cannot be reached."""
+        connection = self.server.connect()
+        try:
+            tables = discover(connection, self.config.get("filter_schemas") or ())
+        except psycopg2.Error as error:
+            raise UserError(f"the database cannot be discovered: {self.server.reason(error)}") from None
+        finally:
+            connection.close()
+        streams = {}
+        for table in tables:
+            stream = PostgresStream(self, table, self.config.get("source") or table.schema)
+            streams[stream.name] = stream
+        return list(streams.values())
+
+    def sync_all(self) -> None:
+        """Send all selected streams."""
+        super().sync_all()
+
+    def fault(self, message: str) -> None:
+        """Report a stream that cannot be extracted; the others go on, and the tap fails at its end."""
+        self.faults.append(message)
+        self.logger.error("%s", message)
+
+    @classmethod
+    def invoke(  # The SDK's, but for the end.
+        cls,
+        *,
+        about: bool = False,
+        about_format: str | None = None,
+        config: _ConfigInput | None = None,
+        state: IO[str] | None = None,
+        catalog: IO[str] | None = None,
+    ) -> None:
+        """Run the tap. Raises UserError at the end when a stream could not be extracted."""
+        super(Tap, cls).invoke(about=about, about_format=about_format)
+        cls.print_version(print_fn=cls.logger.info)
+        config = config or _ConfigInput()
+        tap = cls(
+            config=config.config,
+            state=None if state is None else load_json(state.read()),
+            catalog=None if catalog is None else load_json(catalog.read()),
+            parse_env_config=config.parse_env,
+        )
+        tap.sync_all()
+        if tap.faults:
+            raise UserError(f"{len(tap.faults)} streams could not be extracted, see above; all others were sent")
+
+    @classmethod
+    def get_singer_command(cls) -> click.Command:
+        """The SDK's command, with one line for a user's mistake."""
+        command = super().get_singer_command()
+        command.__class__ = _Command
+        return command
+
+
+def _with_methods(catalog: Any) -> Any:
+    """A catalog whose entries have the `replication-method` of their metadata, which the SDK does not read."""
+    for entry in catalog.get("streams", []) if isinstance(catalog, dict) else []:
+        for item in entry.get("metadata", []):
+            if not item["breadcrumb"] and (method := item["metadata"].get("replication-method")):
+                entry["replication_method"] = method
+    return catalog
+
+
+if __name__ == "__main__":
+    TapPostgres.cli()

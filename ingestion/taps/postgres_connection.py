@@ -1,0 +1,134 @@
+"""Connections to the source database, from the tap's settings and libpq's own defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import adbc_driver_manager
+import adbc_driver_postgresql.dbapi
+import psycopg2
+import psycopg2.extensions
+
+from ingestion.errors import UserError
+from ingestion.taps.postgres_types import SESSION_OPTIONS
+
+# A reading transaction sees one state of the database, and changes nothing.
+READING_OPTIONS = {"default_transaction_isolation": "repeatable read", "default_transaction_read_only": "on"}
+CONNECT_TIMEOUT_SECONDS = "10"
+# More does not read faster, and two batches of this size are in memory at once.
+ARROW_BATCH_BYTES = 16 * 1024 * 1024
+
+_NAMES = {"host": "host", "port": "port", "user": "user", "password": "password", "database": "dbname"}
+
+Connection = psycopg2.extensions.connection
+ArrowConnection = adbc_driver_postgresql.dbapi.Connection
+DatabaseError = (psycopg2.Error, adbc_driver_manager.Error)
+
+
+class Server:
+    """The source database of a tap's settings."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Check the settings; raises UserError for those that cannot be."""
+        if (config.get("ssh_tunnel") or {}).get("enable"):
+            raise UserError(
+                "ssh_tunnel is not supported; open the tunnel outside (ssh -N -L 5433:database:5432 bastion) and set"
+                " host and port to its near end"
+            )
+        self._config = config
+
+    @cached_property
+    def parameters(self) -> dict[str, str]:
+        """libpq's parameters; what is not set is left to libpq: PGHOST, PGPASSFILE, PGSERVICE and others."""
+        url = self._config.get("sqlalchemy_url")
+        parameters = _url_parameters(url) if url else self._setting_parameters()
+        parameters.setdefault("client_encoding", "UTF8")
+        parameters.setdefault("fallback_application_name", "tap-postgres")
+        if "PGCONNECT_TIMEOUT" not in os.environ:
+            parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_SECONDS)
+        return parameters
+
+    def _setting_parameters(self) -> dict[str, str]:
+        config = self._config
+        parameters = {name: str(config[key]) for key, name in _NAMES.items() if config.get(key) not in (None, "")}
+        if config.get("ssl_enable"):
+            parameters["sslmode"] = config.get("ssl_mode") or "verify-full"
+            authority = config.get("ssl_certificate_authority")
+            if authority:
+                parameters["sslrootcert"] = self._certificate("ssl_certificate_authority", authority, "root.crt")
+        if config.get("ssl_client_certificate_enable"):
+            for setting, parameter, file in (
+                ("ssl_client_certificate", "sslcert", "cert.crt"),
+                ("ssl_client_private_key", "sslkey", "pkey.key"),
+            ):
+                if value := config.get(setting):
+                    parameters[parameter] = self._certificate(setting, value, file)
+        return parameters
+
+    def _certificate(self, setting: str, value: str, file: str) -> str:
+        """The path of a certificate or key that is given as a path or as its content."""
+        if "-----BEGIN" not in value:
+            path = Path(value).expanduser()
+            if not path.is_file():
+                raise UserError(f"{setting}: {path}: no such file; set it to the file's path or to its content")
+            return str(path)
+        path = Path(self._config.get("ssl_storage_directory") or ".secrets").expanduser() / file
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as written:
+            written.write(value)
+        return str(path.resolve())
+
+    def arguments(self, options: Mapping[str, str] = SESSION_OPTIONS) -> dict[str, str]:
+        """libpq's parameters with session settings. They hold the password: never for a log."""
+        settings = " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in options.items())
+        given = self.parameters.get("options") or os.environ.get("PGOPTIONS") or ""
+        return {**self.parameters, "options": f"{given} {settings}".strip()}
+
+    def connect(self) -> Connection:
+        """Open a connection by psycopg2. Raises UserError when that cannot be."""
+        try:
+            return psycopg2.connect(**self.arguments())
+        except psycopg2.Error as error:
+            raise self.unreachable(error) from None
+
+    def connect_arrow(self) -> ArrowConnection:
+        """Open a connection by ADBC, for one reading transaction. Raises UserError when that cannot be."""
+        try:
+            arguments = self.arguments({**SESSION_OPTIONS, **READING_OPTIONS})
+            return adbc_driver_postgresql.dbapi.connect(psycopg2.extensions.make_dsn(**arguments))
+        except adbc_driver_manager.Error as error:
+            raise self.unreachable(error) from None
+
+    def unreachable(self, error: BaseException) -> UserError:
+        """A failed connection as one line."""
+        return UserError(
+            f"cannot connect to PostgreSQL: {self.reason(error)}; check host, port, user, password and database"
+        )
+
+    def reason(self, error: BaseException) -> str:
+        """What an error of the database says, in one line and without the password."""
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = lines[0] if lines else type(error).__name__
+        for noise in ("IO: ", "NOT_IMPLEMENTED: ", "INTERNAL: ", "UNAUTHENTICATED: ", "INVALID_ARGUMENT: ", "[libpq] "):
+            text = text.removeprefix(noise)
+        password = self.parameters.get("password", "")
+        return text.replace(password, "***") if len(password) > 3 else text
+
+
+def _url_parameters(url: str) -> dict[str, str]:
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.partition("+")[0] not in {"postgresql", "postgres"}:
+        raise UserError("sqlalchemy_url is not a PostgreSQL URL; write postgresql://user:password@host:5432/database")
+    try:
+        return psycopg2.extensions.parse_dsn(f"postgresql://{rest}")
+    except psycopg2.ProgrammingError:
+        # Its message repeats the URL, with the password.
+        raise UserError(
+            "sqlalchemy_url cannot be read; write postgresql://user:password@host:5432/database, with special"
+            " characters percent-encoded"
+        ) from None
