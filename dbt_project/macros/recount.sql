@@ -4,6 +4,8 @@
     {%- set key = entity_columns(entity)[0][0] -%}
     {%- set rank -%}
         case
+            when withdrawals._load_id is null and received._row_hash is null
+                then 'database ' || {{ sortable_number('received._load_id') }} || ' ' || {{ sortable_number('coalesce(received._sequence, 0)') }}
             when withdrawals._load_id is null
                 then {{ sortable_text('received._version_at') }} || ' ' || received._row_hash || ' ' || {{ sortable_number('received._load_id') }}
         end

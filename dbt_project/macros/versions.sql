@@ -3,7 +3,8 @@
     spoke of the key). On an incremental run only keys with news are recomputed, each from all of its versions.
 
     Rules (docs/contracts.md, "Raw tables"): a `withdraw` cancels its row of its file; of what stands, the latest by
-    (_version_at, _row_hash, load) wins; a winning `delete`, or nothing standing, means deleted. Such a key shows its last
+    (_version_at, _row_hash, load) wins, and of a database's rows, which have no hash, the latest by (load, sequence), whatever
+    they say of their time; a winning `delete`, or nothing standing, means deleted. Such a key shows its last
     known content; `presence` names a column that every real version has, so that a delete which brings the key alone does not
     wipe the rest. -#}
 {% macro current_versions(entity, presence) -%}
@@ -11,6 +12,7 @@
     {%- set key = columns[0][0] -%}
     {%- set versions = staging(entity) -%}
     {%- set order_of_versions -%}
+        _database_load_id desc nulls last, _database_sequence desc nulls last,
         _version_at desc nulls last, _row_hash desc, _load_id desc, _sequence desc, _occurrence desc, _source_file desc
     {%- endset -%}
     with
@@ -45,7 +47,9 @@
                 when _operation = 'withdraw' or _load_id <= _withdrawn_load_id then 0
                 else 1
             end as _stands,
-            case when _operation = 'upsert' or {{ presence }} is not null then 1 else 0 end as _has_content
+            case when _operation = 'upsert' or {{ presence }} is not null then 1 else 0 end as _has_content,
+            case when _row_hash is null then _load_id end as _database_load_id,
+            case when _row_hash is null then _sequence end as _database_sequence
         from with_withdrawals
     ),
 

@@ -9,14 +9,14 @@
     timezone('UTC', {{ expression }})
 {%- endmacro %}
 
-{#- UTC from text in any format of docs/contracts.md, "Staging interface"; null when it is none of them.
-    Without an offset, the text is in the shop's source_time_zone. -#}
+{#- UTC from text in any format of docs/contracts.md, "Staging interface", or from a timestamp; null when it is none of them.
+    Without an offset, the value is in the shop's source_time_zone. -#}
 {% macro to_utc_timestamp(column) -%}
     {{ adapter.dispatch('to_utc_timestamp')(column) }}
 {%- endmacro %}
 
 {% macro duckdb__to_utc_timestamp(column) -%}
-    {%- set text = 'trim(' ~ column ~ ')' -%}
+    {%- set text = text_of(column) -%}
     {%- set zone = shop_setting('source_time_zone') -%}
     {%- set local_time -%}
         case
@@ -33,7 +33,8 @@
     case
         when {{ text }} similar to '\d{10}' then epoch_ms(cast({{ text }} as bigint) * 1000)
         when {{ text }} similar to '\d{13}' then epoch_ms(cast({{ text }} as bigint))
-        when {{ text }} similar to '\d{4}-\d{2}-\d{2}[ T].*(Z|[+-]\d{2}:\d{2})'
+        {#- DuckDB writes a timestamptz with an offset of two digits. #}
+        when {{ text }} similar to '\d{4}-\d{2}-\d{2}[ T].*(Z|[+-]\d{2}(:\d{2})?)'
             then timezone('UTC', try_cast({{ text }} as timestamptz))
         {%- if zone == 'UTC' %}
         else {{ local_time }}

@@ -19,14 +19,14 @@
     try_cast({{ expression }} as {{ money_type() }})
 {%- endmacro %}
 
-{#- A whole number from text; null when it is anything else (1.5 is no whole number, 2.0 is) or does not fit the type. -#}
+{#- A whole number as received; null when it is anything else (1.5 is no whole number, 2.0 is) or does not fit the type. -#}
 {% macro to_whole_number(column, type) -%}
     {{ adapter.dispatch('to_whole_number')(column, type) }}
 {%- endmacro %}
 
 {% macro duckdb__to_whole_number(column, type) -%}
     case
-        when regexp_full_match(trim({{ column }}), '[+-]?[0-9]+([.]0*)?') then try_cast(trim({{ column }}) as {{ type }})
+        when regexp_full_match({{ text_of(column) }}, '[+-]?[0-9]+([.]0*)?') then try_cast({{ text_of(column) }} as {{ type }})
     end
 {%- endmacro %}
 
@@ -34,18 +34,18 @@
     {{ to_whole_number(column, 'integer') }}
 {%- endmacro %}
 
-{#- Money, or null, from text. -#}
+{#- Money, or null, as received. -#}
 {% macro to_decimal(column) -%}
     {{ adapter.dispatch('to_decimal')(column) }}
 {%- endmacro %}
 
 {% macro duckdb__to_decimal(column) -%}
-    try_cast(trim({{ column }}) as {{ money_type() }})
+    try_cast({{ text_of(column) }} as {{ money_type() }})
 {%- endmacro %}
 
-{#- Money from text, 0 where there is no text; null, which blocks publishing, where there is one that is no money. -#}
+{#- Money as received, 0 where there is nothing; null, which blocks publishing, where there is something that is no money. -#}
 {% macro to_decimal_or_zero(column) -%}
-    case when coalesce(trim({{ column }}), '') = '' then {{ money(0) }} else {{ to_decimal(column) }} end
+    case when coalesce({{ text_of(column) }}, '') = '' then {{ money(0) }} else {{ to_decimal(column) }} end
 {%- endmacro %}
 
 {#- Quantity x unit price, of whole number and money; as a number of 38 digits, in which any product of both fits. -#}

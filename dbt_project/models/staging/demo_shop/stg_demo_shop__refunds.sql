@@ -9,7 +9,7 @@ refunds as (
     select
         -- ids: a refund of this shop names its line, so product and user are those of the line
         -- and its order
-        cast(trim(refund_id) as {{ type_string() }}) as refund_id,
+        {{ text_of('refund_id') }} as refund_id,
         {{ to_id('order_line_id', 'order_line') }} as order_line_id,
         {{ to_id('order_id', 'order') }} as order_id,
         cast(null as {{ id_type('product') }}) as product_id,
@@ -25,7 +25,7 @@ refunds as (
         -- text
         nullif(trim(reason), '') as reason,
 
-        {{ technical_columns(to_utc_timestamp('updated_at')) }}
+        {{ technical_columns(to_utc_timestamp('updated_at'), to_utc_timestamp('deleted_at')) }}
     from source
 )
 
