@@ -287,6 +287,19 @@ class TapPostgres(Tap):
             description="postgresql://user:password@host:5432/database; the settings above are ignored then",
         ),
         th.Property(
+            "service",
+            th.StringType,
+            description="A connection's name in the service file that PGSERVICEFILE names, else in WAREHOUSE_HOME/services"
+            "/pg_service.conf; the settings above win over what it says",
+        ),
+        th.Property(
+            "enabled",
+            th.BooleanType,
+            default=True,
+            description="false: no streams and no connection, so that one job fits environments with and without a"
+            " database",
+        ),
+        th.Property(
             "filter_schemas", th.ArrayType(th.StringType), default=[], description="Only these schemas; default: all"
         ),
         th.Property(
@@ -373,6 +386,9 @@ class TapPostgres(Tap):
 
     def discover_streams(self) -> list[PostgresStream]:
         """A stream for each relation. Raises UserError when the database cannot be reached."""
+        if not self.config["enabled"]:
+            self.logger.info("switched off in this environment (enabled: false)")
+            return []
         connection = self.server.connect()
         try:
             tables = discover(connection, self.config.get("filter_schemas") or ())

@@ -13,6 +13,7 @@ import adbc_driver_postgresql.dbapi
 import psycopg2
 import psycopg2.extensions
 
+from ingestion import postgres_service
 from ingestion.errors import UserError
 from ingestion.taps.postgres_types import SESSION_OPTIONS
 
@@ -54,7 +55,8 @@ class Server:
 
     def _setting_parameters(self) -> dict[str, str]:
         config = self._config
-        parameters = {name: str(config[key]) for key, name in _NAMES.items() if config.get(key) not in (None, "")}
+        parameters = postgres_service.connection(config["service"]) if config.get("service") else {}
+        parameters |= {name: str(config[key]) for key, name in _NAMES.items() if config.get(key) not in (None, "")}
         if config.get("ssl_enable"):
             parameters["sslmode"] = config.get("ssl_mode") or "verify-full"
             authority = config.get("ssl_certificate_authority")
