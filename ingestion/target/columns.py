@@ -18,14 +18,23 @@ NUMBER = "DECIMAL(38,10)"
 _INTEGERS = {"TINYINT": 3, "SMALLINT": 5, "INTEGER": 10, "BIGINT": 19}
 _BITS = {"TINYINT": 8, "SMALLINT": 16, "INTEGER": 32, "BIGINT": 64}
 _DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
+_HEX = re.compile(r"(?:\\x)?(?:[0-9a-fA-F]{2})*")
 _EXACT = Context(prec=2000)
+# Where a SCHEMA property says DuckDB's name of its type itself; JSON knows fewer types.
+WAREHOUSE_TYPE = "x-warehouse-type"
+_FLOATS = {"FLOAT", "DOUBLE"}
+_PLAIN_TYPES = {*_INTEGERS, *_FLOATS, "BOOLEAN", "DATE", "TIMESTAMP", TIME, "BLOB", TEXT}
 
 
 def column_type(schema: dict[str, Any]) -> str:
     """The DuckDB type for a property of a JSON schema; text where it allows more than one kind of value.
 
-    Objects and arrays are JSON text. `date-time` is timestamptz (microseconds), `date` is date.
+    Objects and arrays are JSON text. `date-time` is timestamptz (microseconds), `date` is date. A property with
+    `x-warehouse-type` has that type.
     """
+    named = str(schema.get(WAREHOUSE_TYPE, "")).upper()
+    if named in _PLAIN_TYPES or _DECIMAL.fullmatch(named):
+        return named
     kinds = _kinds(schema)
     if kinds == {"integer"}:
         return "BIGINT"
@@ -93,7 +102,8 @@ def needed_type(kind: str, value: int | Decimal) -> str:
     if digits is None:
         return kind
     if kind in _INTEGERS and isinstance(value, int):
-        bits = value.bit_length() + 1
+        # Two's complement: there is one more negative number than there are positive ones.
+        bits = (~value if value < 0 else value).bit_length() + 1
         fitting = (name for name in _INTEGERS if bits <= _BITS[name] and _BITS[name] >= _BITS[kind])
         # Not HUGEINT: Parquet has none, and DuckDB would write it as a float.
         return next(fitting, LARGE_INTEGER if abs(value) < 10**38 else TEXT)
@@ -118,7 +128,7 @@ def as_text(kind: str, value: Any) -> str | None:
             return "true" if value else "false"
         raise ValueError(f"a boolean where {kind} is expected")
     if isinstance(value, int | Decimal):
-        if kind != TEXT and _digits(kind) is None:
+        if kind != TEXT and kind not in _FLOATS and _digits(kind) is None:
             raise ValueError(f"a number where {kind} is expected")
         return _number_as_text(value)
     if isinstance(value, float):
@@ -133,10 +143,19 @@ def _string_as_text(kind: str, value: str) -> str:
         if kind == TIME:
             moment = dt.datetime.fromisoformat(value)
             return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).astimezone(dt.UTC).isoformat()
+        if kind == "TIMESTAMP":
+            moment = dt.datetime.fromisoformat(value)
+            return (moment.astimezone(dt.UTC).replace(tzinfo=None) if moment.tzinfo else moment).isoformat()
         if kind == "DATE":
             return dt.date.fromisoformat(value).isoformat()
     except (ValueError, OverflowError) as error:
         raise ValueError(f"text that is no {'date' if kind == 'DATE' else 'date and time'}") from error
+    if kind == "BLOB":
+        if not _HEX.fullmatch(value):
+            raise ValueError("text that is no hexadecimal bytes")
+        # DuckDB reads bytes as \x00\xFF, PostgreSQL writes them as \x00ff.
+        digits = value.removeprefix("\\x")
+        return "".join(f"\\x{digits[place : place + 2]}" for place in range(0, len(digits), 2))
     if kind != TEXT:
         raise ValueError(f"text where {kind} is expected")
     return _unicode(value)

@@ -107,6 +107,9 @@ class Engine(Protocol):
     def has_source_file(self, stream: Stream, source_file: str) -> bool:
         """Whether the ledger has a batch of this file."""
 
+    def has_successor(self, stream: Stream, follows: str | None) -> bool:
+        """Whether the ledger has a batch of a database stream that follows this one; None: that is its first."""
+
     def load(self, batch: Batch, kind: str, replayed: Sequence[str] = ()) -> bool:
         """Commit a batch: columns, rows, quarantine, ledger, and which quarantined records it replays.
 
@@ -376,7 +379,23 @@ class Loader:
                 f"stream {self.stream.id}: {source_file} comes as new, but raw has an earlier version of it: the lake"
                 f" at {self.context.lake.root} lost it; bring the lake back, or start with a new WAREHOUSE_HOME"
             )
+        if "follows" in batch.origin:
+            self._check_chain(batch)
         self.commit(batch, batch.origin.get("kind", "batch"))
+
+    def _check_chain(self, batch: Batch) -> None:
+        """Refuse a batch of a database stream that does not come right after raw's last one."""
+        follows = batch.origin["follows"]
+        if follows is not None and follows not in self._known:
+            raise UserError(
+                f"stream {self.stream.id}: {batch.file.name} follows a batch that this warehouse does not have: lake and"
+                " warehouse are not of one piece; run `warehouse-lake rebuild`, or start with a new WAREHOUSE_HOME"
+            )
+        if self.context.engine.has_successor(self.stream, follows):
+            raise UserError(
+                f"stream {self.stream.id}: {batch.file.name} comes where raw has another batch already: the lake at"
+                f" {self.context.lake.root} was lost or replaced; bring it back, or start with a new WAREHOUSE_HOME"
+            )
 
     def _load_foreign(self, path: Path, file_format: str, compression: str | None) -> None:
         """Send a foreign tap's batch file through the lake writer, in parts whose ids make a repeat harmless."""

@@ -60,6 +60,7 @@ class DuckDBEngine:
             self._con.execute(f"set memory_limit = {literal(memory_limit)}")
             self._con.execute(f"set threads = {threads}")
             self._con.execute("set TimeZone = 'UTC'")
+            self._con.execute("set enable_progress_bar = false")  # It would stand among the states on stdout.
             with self._transaction():
                 self._con.execute(_OPS)
                 self._claim(shop)
@@ -115,6 +116,14 @@ class DuckDBEngine:
         """Whether the ledger has a batch of this file."""
         query = "select 1 from ops.loads where source = ? and stream = ? and origin ->> '$.source_file' = ?"
         return self._con.execute(query, [stream.source, stream.name, source_file]).fetchone() is not None
+
+    def has_successor(self, stream: Stream, follows: str | None) -> bool:
+        """Whether the ledger has a batch of a database stream that follows this one; None: that is its first."""
+        query = (
+            "select 1 from ops.loads where source = ? and stream = ? and json_exists(origin, '$.follows') "
+            "and origin ->> '$.follows' is not distinct from ?"
+        )
+        return bool(self._con.execute(query, [stream.source, stream.name, follows]).fetchall())
 
     def load(self, batch: Batch, kind: str, replayed: Sequence[str] = ()) -> bool:
         """Commit a batch in one transaction; False when the ledger has it already."""
