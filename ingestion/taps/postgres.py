@@ -289,8 +289,8 @@ class TapPostgres(Tap):
         th.Property(
             "service",
             th.StringType,
-            description="A connection's name in the service file that PGSERVICEFILE names, else in WAREHOUSE_HOME/services"
-            "/pg_service.conf; the settings above win over what it says",
+            description="A connection's name in the service file: the one that PGSERVICEFILE names, else"
+            " WAREHOUSE_HOME/services/pg_service.conf; the settings above win over what it says",
         ),
         th.Property(
             "enabled",
