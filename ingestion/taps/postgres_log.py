@@ -13,8 +13,7 @@ import re
 import select
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -34,8 +33,8 @@ ACTIVE_SECONDS = 15.0
 _QUIET_SECONDS = 10.0
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _SLOT_NAME = re.compile(r"[a-z0-9_]{1,63}")
-# The server would end the connection of a reader that is silent while the target works; TCP says whether it is there.
 REPLICATION_SETTINGS = {"wal_sender_timeout": "0", "statement_timeout": "0", "tcp_keepalives_idle": "60"}
+"""The server would end the connection of a reader that is silent while the target works; TCP says if it still lives."""
 
 _BEGIN = struct.Struct(">cQqI")
 _COMMIT = struct.Struct(">cBQQq")
@@ -43,7 +42,6 @@ _OID = struct.Struct(">I")
 _SHORT = struct.Struct(">H")
 _COLUMN_TYPE = struct.Struct(">Ii")
 _TRUNCATE = struct.Struct(">cIB")
-# Rows decoded at a time; the arrays for finding values take 8 bytes for each byte of text.
 _TEXT, _UNCHANGED = ord("t"), ord("u")
 _GATHERED_BYTES = 32
 """Texts up to this length, on average, are gathered byte by byte in one step; longer ones are copied one by one."""
@@ -332,21 +330,24 @@ class Log:
     forget what it had nothing to say about, before the target has committed what came before.
     """
 
-    def __init__(self, connect_arguments: Mapping[str, Any]) -> None:
-        """Connect with psycopg2's arguments. Raises psycopg2.Error; UserError for a role that may not replicate."""
-        arguments = dict(connect_arguments)
-        settings = " ".join(f"-c {name}={value}" for name, value in REPLICATION_SETTINGS.items())
-        arguments["options"] = f"{arguments.get('options', '')} {settings}".strip()
+    def __init__(self, dsn: str) -> None:
+        """Connect, with REPLICATION_SETTINGS among the options of `dsn`. Raises psycopg2.Error."""
         self._connection = psycopg2.connect(
+            dsn,
             connection_factory=LogicalReplicationConnection,
             keepalives_idle=30,
             keepalives_interval=10,
             keepalives_count=3,
-            **arguments,
         )
         self._cursor = self._connection.cursor()
         self.position = 0
         """All transactions that ended before this have been given by `changes`."""
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End the connection, and with it a temporary slot and a snapshot."""
@@ -419,7 +420,7 @@ class Log:
             raise psycopg2.OperationalError("the connection was closed")
 
 
-def _while_active(slot: str, action: Any) -> None:
+def _while_active(slot: str, action: Callable[[], None]) -> None:
     """Do something with a slot, waiting a while for another process to let it go."""
     deadline = time.monotonic() + ACTIVE_SECONDS
     while True:
@@ -434,8 +435,3 @@ def _while_active(slot: str, action: Any) -> None:
                     " or wait until that process has ended"
                 ) from error
             time.sleep(0.1)
-
-
-def connected(connect_arguments: Mapping[str, Any]) -> Any:
-    """A `Log` as a context manager that closes it."""
-    return closing(Log(connect_arguments))
