@@ -718,6 +718,15 @@ def test_a_version_replaced_after_the_bound_stays(tmp_path):
     assert database.rows() == [(1, "paid", "upsert"), (1, "sent", "upsert")]
 
 
+def test_what_is_not_loaded_yet_supersedes_nothing(tmp_path, monkeypatch):
+    warehouse = Warehouse(tmp_path / "home", monkeypatch)
+    database = Database(warehouse.home, ["id"])
+    database.batch((1, "new", "upsert"))
+    database.batch((1, "paid", "upsert"), load=False)
+    assert warehouse.command("retain", "--days", "0") == 0
+    assert database.rows() == [(1, "new", "upsert"), (1, "paid", "upsert")]
+
+
 def test_a_delete_without_key_goes_with_one_row_of_its_content(tmp_path):
     database = Database(tmp_path, [])
     database.batch((1, "new", "upsert"), (1, "new", "upsert"), (2, None, "upsert"))
