@@ -28,6 +28,7 @@ from ingestion.lake import Batch, Lake, Stream, first_line
 from ingestion.taps.postgres_catalog import Table, discover
 from ingestion.taps.postgres_connection import DatabaseError, Server
 from ingestion.taps.postgres_extracts import Extract, Options, TableLake
+from ingestion.taps.postgres_replication import Replication
 from ingestion.taps.postgres_types import Column
 
 FULL_TABLE, INCREMENTAL, LOG_BASED = "FULL_TABLE", "INCREMENTAL", "LOG_BASED"
@@ -39,6 +40,8 @@ _defaults = Options()
 
 class PostgresStream(SingerStream):
     """One table, view or foreign table."""
+
+    _is_begun = False
 
     def __init__(self, tap: TapPostgres, table: Table, source: str) -> None:
         self.table = table
@@ -161,6 +164,9 @@ class PostgresStream(SingerStream):
         self, batch_config: BatchConfig, context: Mapping[str, Any] | None = None
     ) -> Iterator[tuple[BaseBatchFileEncoding, list[str]]]:
         """What the lake has beyond the state's load id, then what the table has and the lake has not."""
+        if self.replication_method == LOG_BASED:
+            self.postgres_tap.replicate()
+            return
         with self.reporting():
             for batch in self._batches():
                 self.note(batch)
@@ -214,6 +220,31 @@ class PostgresStream(SingerStream):
         self.note(batch)
         self._write_batch_message(BaseBatchFileEncoding(format="parquet", compression="zstd"), [batch.file.as_uri()])
         self._write_state_message()
+
+    # LOG_BASED: all such streams are sent at once, when the first of them is to be (`ingestion.taps.postgres_replication`)
+
+    def begin(self) -> None:
+        """Write the SCHEMA message before the stream's turn."""
+        self._write_schema_message()
+        self._is_begun = True
+
+    def _write_schema_message(self) -> None:
+        if not self._is_begun:
+            super()._write_schema_message()
+
+    def refresh(self) -> None:
+        """Look at the lake anew: before the lock another process may have written."""
+        self.__dict__.pop("lake_table", None)
+
+    def move(self, position: Mapping[str, Any]) -> None:
+        """Write a state with another position, all before it being in batches that were sent."""
+        self.stream_state.update(position)
+        self.state_manager.is_flushed = False
+        self._write_state_message()
+
+    def fault(self, error: UserError) -> None:
+        """Report that the stream could not be extracted in full."""
+        self.postgres_tap.fault(str(error))
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
@@ -322,6 +353,18 @@ class TapPostgres(Tap):
             description="lake: BATCH messages that name Parquet files of the lake. records: RECORD messages, for other"
             " targets",
         ),
+        th.Property(
+            "replication_slot_name",
+            th.StringType,
+            default="warehouse",
+            description="LOG_BASED: the replication slot, made where there is none; each lake needs its own",
+        ),
+        th.Property(
+            "publication_name",
+            th.StringType,
+            default="warehouse",
+            description="LOG_BASED: the publication, which the owner of the tables or an administrator makes",
+        ),
         th.Property("lake_path", th.StringType, description="The lake. Default: WAREHOUSE_HOME/lake"),
         th.Property(
             "max_vanished_share",
@@ -359,6 +402,7 @@ class TapPostgres(Tap):
 
     def __init__(self, *args: Any, catalog: Any = None, **kwargs: Any) -> None:
         self.faults: list[str] = []
+        self._is_replicated = False
         super().__init__(*args, catalog=_with_methods(catalog), **kwargs)
 
     @cached_property
@@ -405,6 +449,22 @@ class TapPostgres(Tap):
     def sync_all(self) -> None:
         """Send all selected streams."""
         super().sync_all()
+
+    def replicate(self) -> None:
+        """Send all LOG_BASED streams, once."""
+        streams = [
+            stream for stream in self.streams.values() if stream.selected and stream.replication_method == LOG_BASED
+        ]
+        if self._is_replicated or self.lake is None:
+            return
+        self._is_replicated = True
+        config = self.config
+        try:
+            Replication(
+                self.server, self.lake, config["replication_slot_name"], config["publication_name"], self.logger
+            ).run(streams)
+        except UserError as error:
+            self.fault(str(error))
 
     def fault(self, message: str) -> None:
         """Report a stream that cannot be extracted; the others go on, and the tap fails at its end."""
