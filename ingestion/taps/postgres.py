@@ -221,7 +221,7 @@ class PostgresStream(SingerStream):
         self._write_batch_message(BaseBatchFileEncoding(format="parquet", compression="zstd"), [batch.file.as_uri()])
         self._write_state_message()
 
-    # LOG_BASED: all such streams are sent at once, when the first of them is to be (`ingestion.taps.postgres_replication`)
+    # LOG_BASED: all such streams are sent together, when it is the turn of the first (`postgres_replication`)
 
     def begin(self) -> None:
         """Write the SCHEMA message before the stream's turn."""
@@ -324,13 +324,6 @@ class TapPostgres(Tap):
             " WAREHOUSE_HOME/services/pg_service.conf; the settings above win over what it says",
         ),
         th.Property(
-            "enabled",
-            th.BooleanType,
-            default=True,
-            description="false: no streams and no connection, so that one job fits environments with and without a"
-            " database",
-        ),
-        th.Property(
             "filter_schemas", th.ArrayType(th.StringType), default=[], description="Only these schemas; default: all"
         ),
         th.Property(
@@ -429,9 +422,12 @@ class TapPostgres(Tap):
         return column.json_schema
 
     def discover_streams(self) -> list[PostgresStream]:
-        """A stream for each relation. Raises UserError when the database cannot be reached."""
-        if not self.config["enabled"]:
-            self.logger.info("switched off in this environment (enabled: false)")
+        """A stream for each relation. Raises UserError when the database cannot be reached.
+
+        A catalog without streams asks for nothing: then there is no connection, and no database need be there.
+        """
+        if self.input_catalog is not None and not self.input_catalog:
+            self.logger.info("the catalog has no streams: nothing to extract")
             return []
         connection = self.server.connect()
         try:
