@@ -76,7 +76,13 @@ def check_stream(
         yield str(error)
         return
     last = 0
+    previous: str | None = None
+    known: set[str | None] = {None}
     for batch in batches:
+        if batch.origin.get("follows", previous) != previous or batch.origin.get("replaces") not in known:
+            yield f"{stream.id}: the batch before load {batch.load_id} is not in the manifest; bring that file back"
+        previous = batch.batch_id
+        known.add(previous)
         if batch.load_id <= last:
             yield f"{stream.id}: load {batch.load_id} stands after load {last} in the manifest"
         if batch.rows_extracted != batch.rows_loaded + batch.rows_quarantined + batch.rows_dropped:

@@ -388,8 +388,8 @@ class Loader:
         follows = batch.origin["follows"]
         if follows is not None and follows not in self._known:
             raise UserError(
-                f"stream {self.stream.id}: {batch.file.name} follows a batch that this warehouse does not have: lake and"
-                " warehouse are not of one piece; run `warehouse-lake rebuild`, or start with a new WAREHOUSE_HOME"
+                f"stream {self.stream.id}: {batch.file.name} follows a batch that this warehouse does not have: lake"
+                " and warehouse are not of one piece; run `warehouse-lake rebuild`, or start with a new WAREHOUSE_HOME"
             )
         if self.context.engine.has_successor(self.stream, follows):
             raise UserError(
@@ -461,7 +461,8 @@ class Run:
             raise UserError(
                 f"too many rows quarantined: {', '.join(parts)} "
                 f"(max_quarantine_share {self.options.max_quarantine_share:g}); "
-                "the rest is loaded; see ops.quarantine, mend the source, then run warehouse-replay"
+                "the rest is loaded; see ops.quarantine, then correct the file or the source and run again, or mend the"
+                " rule or the column's type and run warehouse-replay"
             )
 
     def fail(self) -> None:

@@ -244,6 +244,21 @@ def test_damage_is_a_finding(filled, capsys, damage, finding):
     assert finding in capsys.readouterr().out
 
 
+def test_a_line_that_the_manifest_lost_is_a_finding_without_a_ledger_too(filled, capsys):
+    (filled.home / "warehouse.duckdb").unlink()
+    damage_manifest(filled.lake.manifest(LINES)[0], filled.lake)
+    database = Database(filled.home, ["id"])
+    for status in ("new", "paid", "sent"):
+        database.batch((1, status, "upsert"), load=False)
+    path = database.lake.root / ORDERS.folder / "_manifest.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + lines[2])
+    assert filled.command("check") == 1
+    said = capsys.readouterr().out
+    assert "files-lines: the batch before load" in said
+    assert "shop-orders: the batch before load" in said
+
+
 def test_other_counts_in_the_ledger_are_a_finding(filled, capsys):
     filled.query("update ops.loads set rows_loaded = rows_loaded + 1, rows_extracted = rows_extracted + 1")
     assert filled.command("check") == 1
