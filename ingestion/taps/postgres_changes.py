@@ -136,7 +136,7 @@ class ChangedTable:
             f"select {keys} from ({self._versions_sql(self.target.keys)}) group by {keys} having {latest} = 'upsert'"
         )
         extracted_at = datetime.now(UTC)
-        for rows in self._con.execute(query).fetch_record_batch(50_000):
+        for rows in self._con.sql(query).to_arrow_reader(50_000):
             values = {name: rows.column(name) for name in self.target.keys}
             arrays = [
                 values[column.name].cast(column.arrow_type)
@@ -417,11 +417,11 @@ class ChangedTable:
         )
         every = list(dict.fromkeys([*self.target.keys, *(column.name for column in columns)]))
         values = ", ".join(f"versions.{identifier(column.name)} as value{n}" for n, column in enumerate(columns))
-        result = self._con.execute(
+        result = self._con.sql(
             f"select wanted, {values} from ({self._versions_sql(every)}) as versions join wanted_keys on {on}"
             f" qualify row_number() over (partition by wanted order by place desc, _sdc_load_id desc, {_SEQUENCE} desc)"
             f" = 1 and {_OPERATION} = 'upsert'"
-        ).fetch_arrow_table()
+        ).to_arrow_table()
         places = np.full(len(keys), -1, np.int64)
         places[result.column("wanted").to_numpy()] = np.arange(result.num_rows)
         indices = pa.array(places, mask=places < 0)

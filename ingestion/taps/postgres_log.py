@@ -13,7 +13,7 @@ import re
 import select
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -330,14 +330,11 @@ class Log:
     forget what it had nothing to say about, before the target has committed what came before.
     """
 
-    def __init__(self, dsn: str) -> None:
-        """Connect, with REPLICATION_SETTINGS among the options of `dsn`. Raises psycopg2.Error."""
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        """Connect by libpq's parameters, with REPLICATION_SETTINGS among their options. Raises psycopg2.Error."""
+        keepalives = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
         self._connection = psycopg2.connect(
-            dsn,
-            connection_factory=LogicalReplicationConnection,
-            keepalives_idle=30,
-            keepalives_interval=10,
-            keepalives_count=3,
+            **{**keepalives, **arguments}, connection_factory=LogicalReplicationConnection
         )
         self._cursor = self._connection.cursor()
         self.position = 0

@@ -272,7 +272,7 @@ class Replication:
 
     def _log(self) -> Log:
         try:
-            return self._stack.enter_context(Log(self.server.dsn({**SESSION_OPTIONS, **REPLICATION_SETTINGS})))
+            return self._stack.enter_context(Log(self.server.arguments({**SESSION_OPTIONS, **REPLICATION_SETTINGS})))
         except psycopg2.OperationalError as error:
             if "replication role" in str(error) or "WAL sender" in str(error):
                 user = self.server.parameters.get("user", "<user>")
@@ -497,10 +497,10 @@ class Replication:
         return _Followed(stream, position, ChangedTable(self.server, target, folder), deselected)
 
     def _follow(self, followed: Sequence[_Followed]) -> None:
-        with Log(self.server.dsn({**SESSION_OPTIONS, **REPLICATION_SETTINGS})) as log:
+        with Log(self.server.arguments({**SESSION_OPTIONS, **REPLICATION_SETTINGS})) as log:
             until = log.system().lsn
         while True:
-            with Log(self.server.dsn({**SESSION_OPTIONS, **REPLICATION_SETTINGS})) as log:
+            with Log(self.server.arguments({**SESSION_OPTIONS, **REPLICATION_SETTINGS})) as log:
                 try:
                     self._read(log, followed, until)
                     end = log.position
