@@ -36,7 +36,7 @@ def test_stages_are_the_tasks_of_the_job_daily() -> None:
     jobs = {job["name"]: job["tasks"] for job in yaml.safe_load((ROOT / "meltano.yml").read_text())["jobs"]}
     assert jobs["daily"] == ["tap-files target-warehouse", "dbt:freshness", "dbt:build", "publish:marts"]
     assert len(run.DAILY) == len(jobs["daily"])
-    assert jobs["ingest"] == jobs["daily"][:1]
+    assert jobs["ingest"] == jobs["daily"][:2]
 
 
 @pytest.mark.parametrize(
