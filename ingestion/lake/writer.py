@@ -6,12 +6,15 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from ingestion import lifeline
 from ingestion.errors import UserError
@@ -30,6 +33,7 @@ QUARANTINE_COLUMNS = {
 }
 # A row group is the unit that writers hold in memory and readers skip; 122,880 rows is DuckDB's own.
 ROW_GROUP_ROWS = 122_880
+_UNIQUE = ("_sdc_row_hash", "_sdc_line_number")
 
 
 def connect(temp_directory: Path, *, memory_limit: str = "1GB", threads: int = 2) -> duckdb.DuckDBPyConnection:
@@ -151,16 +155,22 @@ class Lake:
         rows_dropped: int = 0,
         load_id: int | None = None,
         sync_started_at: int | None = None,
+        through: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]] | None = None,
+        helpers: Sequence[str] = (),
     ) -> Batch:
         """Close one batch: stamp the metadata, write the files, append to the manifest.
 
         `rows` names a relation of `con` with the data columns and those `_sdc_` columns that the caller stamps itself
         (nulls in `_sdc_extracted_at`, `_sdc_sequence`, `_sdc_operation` and `_sdc_row_hash` are stamped too). It is
-        read twice: give a table rather than an expensive view. `quarantine` names a relation with reason, column_name,
-        payload, source_file, line_number. `sync_started_at` is in milliseconds since 1970. `con` should come from
-        `connect`.
+        read once, in its order, and never as a whole in memory. `quarantine` names a relation with reason, column_name,
+        payload, source_file, line_number; it is read when all rows are written. `sync_started_at` is in milliseconds
+        since 1970. `con` should come from `connect`.
 
-        Raises UserError when the stream is being written elsewhere or the disk refuses.
+        `through` may change the chunks of stamped rows on their way to the file: take rows out, fill a column. Columns
+        of `rows` that are there only for it are named in `helpers`, and are not written. What it raises ends the write.
+
+        Raises UserError when the stream is being written elsewhere or the disk refuses, and duckdb.Error when `rows`
+        cannot be read.
         """
         received_at = datetime.now(UTC)
         folder = self.root / stream.folder
@@ -170,26 +180,35 @@ class Lake:
                     self.remove_orphans(stream)
                 self._repair_manifest(folder)
                 load_id = load_id or self.next_load_id()
-                columns = [name for name in _columns(con, rows) if name not in METADATA_COLUMNS]
-                rows_loaded = _count(con, rows)
-                rows_quarantined = _count(con, quarantine) if quarantine else 0
-                batch = Batch(
-                    batch_id=batch_id,
-                    load_id=load_id,
-                    stream=stream,
-                    file=folder / f"{load_id}.parquet",
-                    quarantine_file=folder / f"{load_id}.quarantine.parquet" if rows_quarantined else None,
-                    rows_extracted=rows_loaded + rows_quarantined + rows_dropped,
-                    rows_loaded=rows_loaded,
-                    rows_quarantined=rows_quarantined,
-                    rows_dropped=rows_dropped,
-                    columns=columns,
-                    origin=origin,
-                )
-                if batch.quarantine_file:
-                    _copy(con, _quarantine_query(quarantine, load_id), batch.quarantine_file, batch)
-                stamped = _stamped_query(con, rows, batch, extracted_at, received_at, sync_started_at)
-                _copy(con, stamped, batch.file, batch)
+                given = [name for name in _columns(con, rows) if name not in helpers]
+                columns = [name for name in given if name not in METADATA_COLUMNS]
+                file = folder / f"{load_id}.parquet"
+                con.execute("set TimeZone = 'UTC'")  # The hash of a timestamptz is that of its text.
+                stamps = _stamps(columns, load_id, extracted_at, received_at, sync_started_at)
+                query = _stamped_query(rows, given, helpers, stamps)
+                with (
+                    _ParquetFile(file, without=helpers) as parquet,
+                    contextlib.closing(_read(con, query, parquet)) as chunks,
+                ):
+                    for chunk in through(chunks) if through else chunks:
+                        parquet.write(chunk)
+                    rows_quarantined = _count(con, quarantine) if quarantine else 0
+                    batch = Batch(
+                        batch_id=batch_id,
+                        load_id=load_id,
+                        stream=stream,
+                        file=file,
+                        quarantine_file=file.with_suffix(".quarantine.parquet") if rows_quarantined else None,
+                        rows_extracted=parquet.rows + rows_quarantined + rows_dropped,
+                        rows_loaded=parquet.rows,
+                        rows_quarantined=rows_quarantined,
+                        rows_dropped=rows_dropped,
+                        columns=columns,
+                        origin=origin,
+                    )
+                    if batch.quarantine_file:
+                        _copy(con, _quarantine_query(quarantine, load_id), batch.quarantine_file, batch)
+                    parquet.close(batch)
                 _append(folder / MANIFEST, batch.to_json())
                 self._clean.add(stream)
         except (OSError, duckdb.IOException) as error:
@@ -230,45 +249,122 @@ def _quarantine_query(quarantine: str | None, load_id: int) -> str:
     return f"select '{load_id}-' || {number} as quarantine_id, {columns} from {identifier(quarantine or '')}"
 
 
-def _stamped_query(
-    con: duckdb.DuckDBPyConnection,
-    rows: str,
-    batch: Batch,
+def _stamps(
+    columns: Sequence[str],
+    load_id: int,
     extracted_at: datetime,
     received_at: datetime,
     sync_started_at: int | None,
-) -> str:
-    """The query for the data columns followed by all metadata columns."""
-    given = set(_columns(con, rows))
-    defaults = {
+) -> dict[str, str]:
+    """The writer's own value of each metadata column, as SQL."""
+    return {
         "_sdc_extracted_at": literal(extracted_at.isoformat()),
         "_sdc_received_at": literal(received_at.isoformat()),
         "_sdc_batched_at": literal(datetime.now(UTC).isoformat()),
-        "_sdc_sequence": str(batch.load_id),
+        "_sdc_sequence": str(load_id),
         "_sdc_sync_started_at": str(sync_started_at) if sync_started_at is not None else "null",
-        "_sdc_load_id": str(batch.load_id),
+        "_sdc_load_id": str(load_id),
         "_sdc_operation": "'upsert'",
-        "_sdc_row_hash": row_hash_sql(batch.columns),
+        "_sdc_row_hash": row_hash_sql(columns),
     }
+
+
+def _stamped_query(rows: str, given: Sequence[str], helpers: Sequence[str], stamps: dict[str, str]) -> str:
+    """The query for the data columns followed by all metadata columns, and the helpers."""
     # What only the writer knows is never the caller's.
     own = {"_sdc_received_at", "_sdc_batched_at", "_sdc_load_id"}
-    columns = [identifier(name) for name in batch.columns]
+    columns = [identifier(name) for name in given if name not in METADATA_COLUMNS]
     for name, kind in METADATA_COLUMNS.items():
-        value = defaults.get(name, "null")
+        value = stamps.get(name, "null")
         if name in given and name not in own:
-            value = f"coalesce({name}, {value})" if name in defaults else name
+            value = f"coalesce({name}, {value})" if name in stamps else name
         columns.append(f"cast({value} as {kind}) as {name}")
-    return f"select {', '.join(columns)} from {identifier(rows)}"
+    return f"select {', '.join([*columns, *map(identifier, helpers)])} from {identifier(rows)}"
+
+
+def _read(con: duckdb.DuckDBPyConnection, query: str, parquet: _ParquetFile) -> Iterator[pa.RecordBatch]:
+    """The chunks of a query's rows, which are for `parquet`. Raises duckdb.Error."""
+    reader = con.sql(query).to_arrow_reader(ROW_GROUP_ROWS)
+    parquet.expect(reader.schema)
+    try:
+        yield from reader
+    except (OSError, pa.ArrowException) as error:
+        # Arrow makes an OSError of whatever stops the query.
+        kind = duckdb.IOException if str(error).startswith("IO Error") else duckdb.Error
+        raise kind(str(error)) from error
+    finally:
+        reader.close()
+
+
+class _ParquetFile:
+    """A Parquet file that grows by chunks, and is in its place when it is closed, or never."""
+
+    def __init__(self, file: Path, without: Sequence[str]) -> None:
+        self.rows = 0
+        self._file = file
+        self._temporary = file.with_name(f"{TEMPORARY}{file.name}")
+        self._without = without
+        self._schema = pa.schema([])
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> _ParquetFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer:
+            self._writer.close()
+            self._temporary.unlink(missing_ok=True)
+
+    def expect(self, schema: pa.Schema) -> None:
+        """Say what chunks will come."""
+        self._schema = pa.schema([field for field in schema if field.name not in self._without])
+
+    def write(self, chunk: pa.RecordBatch) -> None:
+        """Append rows as one row group; of their columns those of the schema."""
+        self.rows += len(chunk)
+        chunk = chunk.select(self._schema.names)
+        self._writer = self._writer or self._open(chunk)
+        self._writer.write_batch(chunk, row_group_size=ROW_GROUP_ROWS)
+
+    def _open(self, sample: pa.RecordBatch) -> pq.ParquetWriter:
+        # A dictionary of values that hardly repeat costs more than it saves.
+        repeating = [
+            field.name
+            for field in self._schema
+            if not pa.types.is_nested(field.type)
+            and field.name not in _UNIQUE
+            and pc.count_distinct(sample[field.name]).as_py() * 4 <= len(sample) + 4
+        ]
+        return pq.ParquetWriter(
+            self._temporary,
+            self._schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=repeating,
+            store_decimal_as_integer=True,
+        )
+
+    def close(self, batch: Batch) -> None:
+        """Write the footer, with what the batch is, and put the file in its place."""
+        writer = self._writer or self._open(pa.RecordBatch.from_pylist([], self._schema))
+        writer.add_key_value_metadata({METADATA_KEY: batch.to_json()})
+        writer.close()
+        self._writer = None
+        _put(self._temporary, self._file)
 
 
 def _copy(con: duckdb.DuckDBPyConnection, query: str, file: Path, batch: Batch) -> None:
     """Write a query's rows to a file that appears complete or not at all."""
     temporary = file.with_name(f"{TEMPORARY}{file.name}")
-    con.execute("set TimeZone = 'UTC'")  # The hash of a timestamptz is that of its text.
     con.execute(
         f"copy ({query}) to {literal(str(temporary))} (format parquet, compression zstd,"
         f" row_group_size {ROW_GROUP_ROWS}, kv_metadata {{{literal(METADATA_KEY)}: {literal(batch.to_json())}}})"
     )
+    _put(temporary, file)
+
+
+def _put(temporary: Path, file: Path) -> None:
+    """Have a file on the disk, under its name."""
     _sync(temporary)
     temporary.rename(file)
     _sync(file.parent)

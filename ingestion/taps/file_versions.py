@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from ingestion.lake import Batch, Lake, identifier, literal
+from ingestion.lake import Batch, Lake, identifier, literal, row_hash_sql
 from ingestion.taps.file_config import FileStreamConfig
-from ingestion.taps.file_reading import LINE_NUMBER, RECORDS, REJECTS, ROW_HASH, FileFault
-from ingestion.taps.file_rules import broken_sql, timestamp_sql
+from ingestion.taps.file_reading import LINE_NUMBER, RECORDS, REJECTS, ROW_HASH, FileFault, FileView, make_rejects
+from ingestion.taps.file_rules import broken_sql, suspect_sql, timestamp_sql
 
 _ROWS = "file_rows"
 _QUARANTINE = "file_quarantine"
+_SUSPECT = "_sdc_suspect"
+_FINGERPRINT = "_sdc_fingerprint"
+_COMPARED_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ def write_batch(
     earlier = history.versions(file.name)
     replaces = earlier[-1].batch_id if earlier else None
     records, rejects = (_value(con, f"select count(*) from {name}") for name in (RECORDS, REJECTS))
-    con.execute(f"create or replace temp view new_rows as {_new_rows_sql(con, config, columns)}")
+    con.execute(f"create or replace temp view new_rows as {_versions_sql(config, columns, _occurrences_sql(con))}")
     if earlier:
         withdrawn = _compare_rows(con, [*earlier, *history.replays], file, extracted_at)
         superseded = _compare_rejects(con, earlier, history.replays, file)
@@ -119,6 +125,133 @@ def write_batch(
         extracted_at=extracted_at,
         rows_dropped=records + rejects + withdrawn - written,
     )
+
+
+class _NotSimple(Exception):
+    """The file cannot be written in one pass."""
+
+
+def write_at_once(
+    con: duckdb.DuckDBPyConnection,
+    lake: Lake,
+    config: FileStreamConfig,
+    file: SourceFile,
+    view: FileView,
+    work: Path,
+    extracted_at: datetime,
+    check_unchanged: Callable[[], None],
+) -> Batch | None:
+    """Write a new file as its batch in one pass, from reader to lake, without ever holding it.
+
+    None, and nothing written, when it takes more: the view is not exact or cannot be read, or records are equal and
+    have to be numbered.
+    """
+    make_rejects(con)
+    names = "".join(f"{identifier(name)}, " for name in view.columns)
+    records = (
+        f"select {names} {row_hash_sql(view.columns)} as {ROW_HASH},"
+        f" cast(null as bigint) as {LINE_NUMBER}, cast(1 as bigint) as _sdc_occurrence from {RECORDS}"
+    )
+    con.execute(
+        f"create or replace temp view {_ROWS} as select *, {literal(file.name)} as _sdc_source_file,"
+        f" hash({ROW_HASH}) as {_FINGERPRINT}, {suspect_sql(config, view.columns)} as {_SUSPECT}"
+        f" from ({_versions_sql(config, view.columns, records)})"
+    )
+    con.execute(f"create or replace temp view {_QUARANTINE} as {_quarantine_sql(REJECTS, file)}")
+    try:
+        with _Fingerprints(work / "fingerprints") as fingerprints, con.cursor() as checks:
+
+            def through(chunks: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+                count = 0
+                for chunk in chunks:
+                    if view.is_exact.done() and not view.is_exact.result():
+                        raise _NotSimple
+                    numbers = pa.array(np.arange(count, count + len(chunk), dtype=np.int64) + 1)
+                    count += len(chunk)
+                    at = chunk.schema.get_field_index(LINE_NUMBER)
+                    chunk = chunk.set_column(at, LINE_NUMBER, numbers)
+                    if pc.any(chunk[_SUSPECT]).as_py():
+                        chunk = _without_broken(checks, config, view.columns, chunk)
+                    fingerprints.add(chunk[_FINGERPRINT].to_numpy())
+                    yield chunk
+                if not view.is_exact.result() or fingerprints.repeat():
+                    raise _NotSimple
+                check_unchanged()
+
+            return lake.write(
+                con,
+                config.stream,
+                rows=_ROWS,
+                quarantine=_QUARANTINE,
+                batch_id=batch_id(config, file, None),
+                origin=_origin(file, None),
+                extracted_at=extracted_at,
+                through=_reading(through),
+                helpers=(_SUSPECT, _FINGERPRINT),
+            )
+    except _NotSimple:
+        return None
+
+
+def _reading(
+    through: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """The same, but what stops the reading, or the check that runs beside it, makes the file not simple."""
+
+    def guarded(chunks: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from through(chunks)
+        except (duckdb.Error, OSError, EOFError) as error:
+            raise _NotSimple from error
+
+    return guarded
+
+
+def _without_broken(
+    checks: duckdb.DuckDBPyConnection, config: FileStreamConfig, columns: Sequence[str], chunk: pa.RecordBatch
+) -> pa.RecordBatch:
+    """Move those of the suspect records that do break a rule to `rejects`; return the others with all that are sure."""
+    suspects = chunk.filter(chunk[_SUSPECT])
+    checks.register("suspects", suspects)
+    (first, last) = (chunk[LINE_NUMBER][at].as_py() for at in (0, -1))
+    checks.execute(f"insert into {REJECTS} {broken_sql(config, columns, 'suspects')}").fetchall()
+    found = checks.execute(f"select line_number from {REJECTS} where line_number between {first} and {last}").fetchall()
+    checks.unregister("suspects")
+    return chunk.filter(pc.invert(pc.is_in(chunk[LINE_NUMBER], pa.array([number for (number,) in found], pa.int64()))))
+
+
+class _Fingerprints:
+    """64-bit hashes of rows, kept on disk; equal rows have equal ones."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._count = 0
+
+    def __enter__(self) -> _Fingerprints:
+        self._file = self._path.open("w+b")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._path.unlink()
+
+    def add(self, fingerprints: np.ndarray) -> None:
+        """Append some."""
+        self._count += len(fingerprints)
+        self._file.write(fingerprints.tobytes())
+
+    def repeat(self) -> bool:
+        """Whether two are equal; in bounded memory, whatever their number."""
+        parts = self._count // _COMPARED_AT_ONCE + 1
+        for part in range(parts):
+            self._file.seek(0)
+            chosen = []
+            while len(block := np.fromfile(self._file, np.uint64, _COMPARED_AT_ONCE // 16)):
+                chosen.append(block[block % parts == part])
+            values = np.sort(np.concatenate([*chosen, np.empty(0, np.uint64)]))
+            if bool((values[1:] == values[:-1]).any()):
+                return True
+        return False
 
 
 def write_copy(
@@ -157,7 +290,7 @@ def _origin(file: SourceFile, replaces: str | None) -> dict[str, Any]:
 def drop_relations(con: duckdb.DuckDBPyConnection) -> None:
     """Free what one file took, for the next."""
     for kind in ("view", "table"):
-        query = f"select {kind}_name from duckdb_{kind}s() where temporary and not internal"
+        query = f"select {kind}_name from duckdb_{kind}s() where not internal"
         for (name,) in con.execute(query).fetchall():
             con.execute(f"drop {kind} {identifier(name)}")
 
@@ -187,14 +320,14 @@ def _occurrences_sql(con: duckdb.DuckDBPyConnection) -> str:
     )
 
 
-def _new_rows_sql(con: duckdb.DuckDBPyConnection, config: FileStreamConfig, columns: Sequence[str]) -> str:
-    """A query for the file's records as rows of raw."""
+def _versions_sql(config: FileStreamConfig, columns: Sequence[str], records: str) -> str:
+    """A query for the records of a query as versions: upserts, or deletes by the stream's soft-delete column."""
     deleted_at = "cast(null as timestamptz)"
     if config.deleted_at and config.deleted_at in columns:
         deleted_at = timestamp_sql(f"trim({identifier(config.deleted_at)})")
     return (
         "select *, case when _sdc_deleted_at is null then 'upsert' else 'delete' end as _sdc_operation"
-        f" from (select *, {deleted_at} as _sdc_deleted_at from ({_occurrences_sql(con)}))"
+        f" from (select *, {deleted_at} as _sdc_deleted_at from ({records}))"
     )
 
 

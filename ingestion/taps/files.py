@@ -28,8 +28,25 @@ from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, connect, identifier, make_folder
 from ingestion.taps.completion import AnnouncedStream
 from ingestion.taps.file_config import FileStreamConfig, load_streams
-from ingestion.taps.file_reading import LINE_NUMBER, RECORDS, REJECTS, FileFault, header_columns, read_file, sha256_of
-from ingestion.taps.file_versions import History, SourceFile, drop_relations, quarantine_broken, write_batch, write_copy
+from ingestion.taps.file_reading import (
+    LINE_NUMBER,
+    RECORDS,
+    REJECTS,
+    FileFault,
+    header_columns,
+    read_file,
+    sha256_of,
+    view_file,
+)
+from ingestion.taps.file_versions import (
+    History,
+    SourceFile,
+    drop_relations,
+    quarantine_broken,
+    write_at_once,
+    write_batch,
+    write_copy,
+)
 
 BOOKMARK = "load_id"
 WORK = ".tmp-tap-files"
@@ -201,8 +218,10 @@ class FileStream(AnnouncedStream):
         if not earlier and file.sha256 in contents:
             self.logger.info("%s: skipped, the same content as %s", name, contents[file.sha256])
             return write_copy(workplace.con, lake, self.file_config, file, contents[file.sha256], extracted_at)
-        columns = self._read(workplace, path, file)
-        batch = write_batch(workplace.con, lake, self.file_config, history, file, columns, extracted_at)
+        batch = None if earlier else self._write_at_once(lake, workplace, path, file, extracted_at)
+        if batch is None:
+            columns = self._read(workplace, path, file)
+            batch = write_batch(workplace.con, lake, self.file_config, history, file, columns, extracted_at)
         drop_relations(workplace.con)
         self.logger.info(
             "%s: %s rows extracted, %s loaded, %s quarantined, %s dropped as identical",
@@ -214,13 +233,51 @@ class FileStream(AnnouncedStream):
         )
         return batch
 
-    def _read(self, workplace: _Workplace, path: Path, file: SourceFile) -> list[str]:
-        """Read and check the file's records; return its columns."""
-        deselected = {
+    def _write_at_once(
+        self, lake: Lake, workplace: _Workplace, path: Path, file: SourceFile, extracted_at: datetime
+    ) -> Batch | None:
+        """Write the batch of a new file in one pass, if that can be."""
+        with view_file(
+            workplace.con,
+            path,
+            self.file_config,
+            max_line_bytes=self.config["max_line_bytes"],
+            spelling=self._spelling,
+            deselected=self._deselected,
+        ) as view:
+            if view is None:
+                return None
+            _check_unchanged(path, file)
+            batch = write_at_once(
+                workplace.con,
+                lake,
+                self.file_config,
+                file,
+                view,
+                workplace.folder,
+                extracted_at,
+                lambda: _check_unchanged(path, file),
+            )
+            if batch:
+                self._remember(view.columns)
+            else:
+                drop_relations(workplace.con)
+            return batch
+
+    @property
+    def _deselected(self) -> frozenset[str]:
+        return frozenset(
             breadcrumb[1]
             for breadcrumb, selected in self.mask.items()
             if len(breadcrumb) == 2 and not selected and breadcrumb[1] not in self.file_config.keys
-        }
+        )
+
+    def _remember(self, columns: Iterable[str]) -> None:
+        for name in columns:
+            self._spelling.setdefault(name.lower(), name)
+
+    def _read(self, workplace: _Workplace, path: Path, file: SourceFile) -> list[str]:
+        """Read and check the file's records; return its columns."""
         columns = read_file(
             workplace.con,
             path,
@@ -228,12 +285,11 @@ class FileStream(AnnouncedStream):
             workplace.folder,
             max_line_bytes=self.config["max_line_bytes"],
             spelling=self._spelling,
-            deselected=frozenset(deselected),
+            deselected=self._deselected,
         )
         _check_unchanged(path, file)
         quarantine_broken(workplace.con, self.file_config, columns)
-        for name in columns:
-            self._spelling.setdefault(name.lower(), name)
+        self._remember(columns)
         return columns
 
     # RECORD messages

@@ -297,7 +297,7 @@ def test_bad_json_lines_go_to_quarantine(tmp_path):
     shop.assert_counted()
 
 
-@pytest.mark.parametrize("moment", ["sha256_of", "read_file"])
+@pytest.mark.parametrize("moment", ["sha256_of", "view_file"])
 def test_a_file_that_vanishes_midway(shop, monkeypatch, moment):
     """The file goes away at the start of a step; the real step then meets the real absence."""
     path = shop.put("1.csv", "id,name\n1,x\n")
@@ -316,15 +316,14 @@ def test_a_file_that_vanishes_midway(shop, monkeypatch, moment):
 
 def test_a_file_that_grows_midway(shop, monkeypatch):
     path = shop.put("1.csv", "id,name\n1,x\n")
-    step = files.read_file
+    step = files.write_at_once
 
-    def growing(*args, **kwargs):
-        columns = step(*args, **kwargs)
+    def growing(*args):
         with path.open("a") as file:
             file.write("2,y\n")
-        return columns
+        return step(*args)
 
-    monkeypatch.setattr(files, "read_file", growing)
+    monkeypatch.setattr(files, "write_at_once", growing)
     run = shop.run()
     assert "the file changed while it was being read" in run.faults[0]
     assert shop.batches == []
