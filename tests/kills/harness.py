@@ -1,0 +1,236 @@
+"""Start a run, kill one of its processes at a moment, run again; and what every warehouse must hold afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import duckdb
+
+from tests.kills import runner
+from tests.pipeline import BIN, ROOT
+
+VICTIMS = ("tap", "target", "meltano")
+START_SHARE = 0.1
+"""Of the kills: so many come while the processes start, the others while they work."""
+RUN_SECONDS = 120
+
+
+class RunFailed(Exception):
+    """A run that nobody killed did not end well."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill: of whom, how long after the run began to work (None: before), and what it hit."""
+
+    victim: str
+    seconds: float | None
+    hit: bool
+
+
+class Starter(Protocol):
+    """How a run is started."""
+
+    def start(self) -> Running:
+        """Start it; its processes may not be there yet."""
+
+
+@dataclass
+class Running:
+    """A run at work: how to wait for it, its log, and the ids of its processes as far as they are there."""
+
+    wait: Callable[[float], int | None]
+    log: Path
+    find: Callable[[], dict[str, int]]
+
+    def wait_for_work(self) -> bool:
+        """Whether the run began to work (the tap its first stream) before it ended."""
+        while not (self.log.exists() and b"Beginning sync of" in self.log.read_bytes()):
+            if self.wait(0.003) is not None:
+                return False
+        return True
+
+    def pid(self, victim: str) -> int | None:
+        """The process of that name; None when it is not there."""
+        return self.find().get(victim)
+
+
+@dataclass
+class Pipe:
+    """`tap | target` by `tests.kills.runner`: many moments in little time."""
+
+    tap: runner.Command
+    target: runner.Command
+    state: Path
+    environment: dict[str, str]
+    logs: Path
+    _count: int = 0
+
+    def start(self) -> Running:
+        """Start it."""
+        self._count += 1
+        self.logs.mkdir(parents=True, exist_ok=True)
+        log, pids = self.logs / f"{self._count}.log", self.logs / f"{self._count}.pids"
+        process = runner.start(self.tap, self.target, self.state, self.environment, log, pids)
+
+        def wait(seconds: float) -> int | None:
+            process.join(seconds)
+            return process.exitcode
+
+        return Running(wait, log, lambda: json.loads(pids.read_text()) if pids.exists() else {})
+
+
+@dataclass
+class Meltano:
+    """`meltano run TAP target-warehouse`."""
+
+    tap: str
+    environment: dict[str, str]
+    logs: Path
+    _count: int = 0
+
+    def start(self) -> Running:
+        """Start it."""
+        self._count += 1
+        self.logs.mkdir(parents=True, exist_ok=True)
+        log = self.logs / f"{self._count}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [str(BIN / "meltano"), "run", self.tap, "target-warehouse"],
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+        def wait(seconds: float) -> int | None:
+            try:
+                return process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                return None
+
+        return Running(wait, log, lambda: self._find(process.pid))
+
+    def _find(self, meltano: int) -> dict[str, int]:
+        found = {"meltano": meltano}
+        with contextlib.suppress(OSError):
+            for pid in map(int, Path(f"/proc/{meltano}/task/{meltano}/children").read_text().split()):
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if b"/target-warehouse" in command:
+                    found["target"] = pid
+                # Discovery runs before, as a process of its own.
+                elif f"/{self.tap}".encode() in command and b"--discover" not in command:
+                    found["tap"] = pid
+        return found
+
+
+@dataclass
+class Killer:
+    """Kills runs at seeded moments, which are spread over the time that a whole run works."""
+
+    starter: Starter
+    chance: random.Random
+    start_seconds: float
+    work_seconds: float = 1.0
+    kills: list[Kill] = field(default_factory=list)
+
+    def whole_run(self) -> None:
+        """A run that nobody kills; raises RunFailed with its last words."""
+        running = self.starter.start()
+        began = running.wait_for_work() and time.monotonic()
+        code = running.wait(RUN_SECONDS)
+        if code != 0:
+            what = f"still at work after {RUN_SECONDS} s" if code is None else f"exit code {code}"
+            raise RunFailed(f"{what}\n{last_words(running.log)}")
+        self.work_seconds = time.monotonic() - began
+
+    def killed_run(self, victim: str) -> Kill:
+        """Start a run, and kill one of its processes; returns when the run has ended, whose leftovers may live on."""
+        running = self.starter.start()
+        seconds: float | None = None
+        if self.chance.random() < START_SHARE:
+            running.wait(self.chance.uniform(0, self.start_seconds))
+        elif running.wait_for_work():
+            seconds = self.chance.uniform(0, self.work_seconds)
+            running.wait(seconds)
+        pid = running.pid(victim)
+        hit = running.wait(0) is None and pid is not None
+        if hit:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        code = running.wait(RUN_SECONDS)
+        assert code is not None, last_words(running.log)
+        kill = Kill(victim, seconds, hit)
+        self.kills.append(kill)
+        return kill
+
+
+def last_words(log: Path) -> str:
+    """The end of a run's log."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-25:]) if log.exists() else "(no log)"
+
+
+@contextlib.contextmanager
+def writing(step: Callable[[], None]) -> Iterator[None]:
+    """A source that changes all the time: takes steps in a thread until the block ends."""
+    stop = threading.Event()
+    faults: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while not stop.is_set():
+                step()
+        except BaseException as error:
+            faults.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    if faults:
+        raise faults[0]
+
+
+def check_ledger(home: Path) -> int:
+    """Ledger, raw and lake agree, and nothing of a killed run is in sight; returns the number of loads."""
+    with duckdb.connect(str(home / "warehouse.duckdb")) as con:
+        loads = con.execute(
+            "select load_id, batch_id, source, stream, rows_extracted, rows_loaded, rows_quarantined, rows_dropped"
+            " from ops.loads order by load_id"
+        ).fetchall()
+        assert len({load[0] for load in loads}) == len({load[1] for load in loads}) == len(loads)
+        for load_id, _, _, _, extracted, loaded, quarantined, dropped in loads:
+            assert extracted == loaded + quarantined + dropped, load_id
+        for source, stream in {load[2:4] for load in loads}:
+            in_raw = con.execute(
+                f'select _sdc_load_id, count(*) from "raw_{source}"."{stream}" group by _sdc_load_id'
+            ).fetchall()
+            wanted = {load[0]: load[5] for load in loads if load[2:4] == (source, stream) and load[5]}
+            assert dict(in_raw) == wanted, stream
+        last = con.execute(
+            "select status from ops.syncs where sync_id = (select arg_max(sync_id, started_at) from ops.syncs)"
+        ).fetchall()
+        assert set(last) == {("ok",)}
+    in_lake = Counter(
+        json.loads(line)["batch_id"]
+        for manifest in (home / "lake").glob("raw/*/*/_manifest.jsonl")
+        for line in manifest.read_text().splitlines()
+    )
+    assert in_lake == Counter(load[1] for load in loads)
+    return len(loads)
