@@ -1,0 +1,100 @@
+"""Where taps and the target start: without importing what they never use.
+
+The Singer SDK imports an HTTP client, a process pool and remote file systems, and pyarrow imports pandas with the first
+array that it makes. None of it serves these programs, and it is more than half of the time that they take to start;
+Meltano starts three of them for each run (the tap twice: it discovers first).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+#: Modules that are imported when something of them is used, with the names that others take from them by
+#: `from module import name`, which are functions or classes that are called.
+LATER: dict[str, tuple[str, ...]] = {
+    "backoff": (),
+    "joblib": ("Parallel", "delayed", "parallel_config"),
+    "requests": (),
+    "requests.adapters": (),
+    "requests.exceptions": (),
+    "upath": ("UPath",),
+    "urllib3": (),
+}
+#: Modules that others use when they are there, and do without when they are not.
+NEVER = ("pandas",)
+
+
+class _Later(ModuleType):
+    """Stands for a module until one of its attributes is asked for."""
+
+    def __init__(self, name: str, callables: Sequence[str]) -> None:
+        super().__init__(name)
+        if callables:
+            # `from module import name` asks for the path too, which is no use of the module yet.
+            found = find_spec(name)
+            self.__path__ = list(found.submodule_search_locations or ()) if found else []
+        for each in callables:
+            setattr(self, each, self._calling(each))
+
+    def _calling(self, name: str) -> Callable[..., Any]:
+        return lambda *args, **kwargs: getattr(self._module(), name)(*args, **kwargs)
+
+    def _module(self) -> ModuleType:
+        """The module itself. It may need others of LATER, so all of them are let go."""
+        for name in LATER:
+            if isinstance(sys.modules.get(name), _Later):
+                del sys.modules[name]
+        return importlib.import_module(self.__name__)
+
+    def __getattr__(self, name: str) -> Any:
+        # Python itself looks for such names, which is no use of the module; but its path is: for modules in it.
+        if name.startswith("__") and name != "__path__":
+            raise AttributeError(name)
+        return getattr(self._module(), name)
+
+
+class _Never:
+    """Finds no module of NEVER, as if it were not installed."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name in NEVER:
+            raise ModuleNotFoundError(f"{name} is not used here (ingestion/startup.py)", name=name)
+        return None
+
+
+def import_only_what_is_used() -> None:
+    """Hold back the modules of LATER and NEVER in this process; for a program's first lines."""
+    for name, callables in LATER.items():
+        if name not in sys.modules:
+            sys.modules[name] = _Later(name, callables)
+    sys.meta_path.insert(0, _Never())
+
+
+def tap_files() -> None:
+    """`tap-files`."""
+    import_only_what_is_used()
+    from ingestion.taps.files import TapFiles
+
+    TapFiles.cli()
+
+
+def tap_postgres() -> None:
+    """`tap-postgres`."""
+    import_only_what_is_used()
+    from ingestion.taps.postgres import TapPostgres
+
+    TapPostgres.cli()
+
+
+def target_warehouse() -> None:
+    """`target-warehouse`."""
+    import_only_what_is_used()
+    from ingestion.target.target import TargetWarehouse
+
+    TargetWarehouse.cli()
