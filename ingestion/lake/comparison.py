@@ -17,6 +17,14 @@ _OPERATION = "_sdc_operation"
 
 
 @dataclass(frozen=True)
+class Held:
+    """Files of the lake to compare with, and which of their rows count."""
+
+    files: Sequence[Path]
+    condition: str = "true"
+
+
+@dataclass(frozen=True)
 class Differences:
     """What an extract has that the lake has not, and the reverse."""
 
@@ -48,14 +56,14 @@ def compare(
     new: Path,
     new_rows: int,
     new_bytes: int,
-    held: Sequence[Path],
+    held: Sequence[Held],
     columns: Mapping[str, str],
     keys: Sequence[str],
     file: Path,
     skipped_keys: str | None = None,
     deletes: bool = True,
 ) -> Differences:
-    """Compare the Parquet file `new` with the batches `held` and write the differences to `file`.
+    """Compare the Parquet file `new` with what is `held` and write the differences to `file`.
 
     `columns` are the data columns with DuckDB's types. With `keys`, each key's newest version counts; without, content
     does, with multiplicity. `skipped_keys` names a relation of `con` with keys that the extract has but `new` has not:
@@ -81,27 +89,32 @@ def compare(
     )
 
 
-def _held_rows(held: Sequence[Path], columns: Mapping[str, str], con: duckdb.DuckDBPyConnection) -> str:
+def _held_rows(held: Sequence[Held], columns: Mapping[str, str], con: duckdb.DuckDBPyConnection) -> str:
     """A query for all versions that the lake holds, with today's columns and types."""
-    if not held:
-        values = [f"null::{kind} as {identifier(name)}" for name, kind in columns.items()]
-        values += ["''::varchar as _sdc_operation", "0::bigint as _sdc_load_id", "0::bigint as _sdc_sequence"]
-        return f"select {', '.join(values)} where false"
-    files = ", ".join(literal(str(path)) for path in held)
-    source = f"read_parquet([{files}], union_by_name = true)"
-    described = con.execute(f"describe from {source}").fetchall()
-    existing = {row[0].lower() for row in described}
-    values = [
-        f"{identifier(name) if name.lower() in existing else 'null'}::{kind} as {identifier(name)}"
-        for name, kind in columns.items()
-    ]
-    return f"select {', '.join(values)}, _sdc_operation, _sdc_load_id, _sdc_sequence from {source}"
+    values = [f"null::{kind} as {identifier(name)}" for name, kind in columns.items()]
+    values += ["''::varchar as _sdc_operation", "0::bigint as _sdc_load_id", "0::bigint as _sdc_sequence"]
+    queries = [f"select {', '.join(values)} where false"]
+    for each in held:
+        if not each.files:
+            continue
+        files = ", ".join(literal(str(path)) for path in each.files)
+        source = f"read_parquet([{files}], union_by_name = true)"
+        existing = {row[0].lower() for row in con.execute(f"describe from {source}").fetchall()}
+        values = [
+            f"{identifier(name) if name.lower() in existing else 'null'}::{kind} as {identifier(name)}"
+            for name, kind in columns.items()
+        ]
+        queries.append(
+            f"select {', '.join(values)}, _sdc_operation, _sdc_load_id, _sdc_sequence"
+            f" from {source} where {each.condition}"
+        )
+    return " union all ".join(queries)
 
 
 def _by_key(
     con: duckdb.DuckDBPyConnection,
     new: Path,
-    held: Sequence[Path],
+    held: Sequence[Held],
     columns: Mapping[str, str],
     keys: Sequence[str],
     skipped_keys: str | None,
@@ -118,6 +131,9 @@ def _by_key(
         f" as {identifier(name)}"
         for name in columns
     )
+    same_key = " and ".join(f"versions.{identifier(key)} = wanted.{identifier(key)}" for key in keys)
+    wanted = f"select 1 from read_parquet({literal(str(new))}) as wanted where {same_key}"
+    of_interest = "" if deletes else f" where exists ({wanted})"
     skipped = ""
     if skipped_keys:
         same = " and ".join(f"held.{identifier(key)} = skipped.{identifier(key)}" for key in keys)
@@ -126,7 +142,7 @@ def _by_key(
     return f"""
         with versions as ({_held_rows(held, columns, con)}),
         held as (
-            select * from versions
+            select * from versions{of_interest}
             qualify row_number() over (partition by {key_list} order by _sdc_load_id desc, _sdc_sequence desc) = 1
         ),
         live as (select * from held where _sdc_operation = 'upsert')
@@ -140,7 +156,7 @@ def _by_key(
 def _by_content(
     con: duckdb.DuckDBPyConnection,
     new: Path,
-    held: Sequence[Path],
+    held: Sequence[Held],
     columns: Mapping[str, str],
     keys: Sequence[str],
     skipped_keys: str | None,

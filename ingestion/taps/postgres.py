@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -13,39 +13,49 @@ from typing import IO, Any, ClassVar
 import click
 import duckdb
 import psycopg2
-from singer_sdk import Stream as SingerStream
+import pyarrow as pa
 from singer_sdk import Tap
 from singer_sdk import typing as th
 from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig, StorageTarget
 from singer_sdk.helpers._util import load_json
 from singer_sdk.helpers.capabilities import PluginCapabilities, TapCapabilities
+from singer_sdk.helpers.conform import TypeConformanceLevel
 from singer_sdk.plugin_base import SingerCommand, _ConfigInput
 from singer_sdk.singerlib import Catalog, MetadataMapping, SchemaMessage
 
-from ingestion import settings
+from ingestion import lifeline, settings
 from ingestion.errors import UserError
-from ingestion.lake import Batch, Lake, Stream, first_line
+from ingestion.lake import Batch, Lake, Stream, first_line, identifier, literal
+from ingestion.taps.completion import AnnouncedStream
 from ingestion.taps.postgres_catalog import Table, discover
 from ingestion.taps.postgres_connection import DatabaseError, Server
-from ingestion.taps.postgres_extracts import Extract, Options, TableLake
+from ingestion.taps.postgres_extracts import Extract, Options, TableLake, select_query, without_null_keys
+from ingestion.taps.postgres_incremental import IncrementalExtract
+from ingestion.taps.postgres_reading import Snapshot
+from ingestion.taps.postgres_records import record_columns, records
 from ingestion.taps.postgres_replication import Replication
-from ingestion.taps.postgres_types import Column
+from ingestion.taps.postgres_types import Column, adbc_to_lake
 
 FULL_TABLE, INCREMENTAL, LOG_BASED = "FULL_TABLE", "INCREMENTAL", "LOG_BASED"
 METHODS = [FULL_TABLE, INCREMENTAL, LOG_BASED]
 BOOKMARK = "load_id"
+LOOK_BACK_SECONDS = 600
+LOOK_BACK_VALUES = 1000
 
 _defaults = Options()
 
 
-class PostgresStream(SingerStream):
+class PostgresStream(AnnouncedStream):
     """One table, view or foreign table."""
 
     _is_begun = False
+    _clock: str | None = None
+    others: Sequence[str] = ()
+    """Relations that would be the same stream, or differ from it only by case."""
 
     def __init__(self, tap: TapPostgres, table: Table, source: str) -> None:
         self.table = table
-        self.lake_stream = Stream(source, table.name)
+        self.lake_stream = Stream.parse(f"{source}-{table.name}")
         self.postgres_tap = tap
         super().__init__(tap, name=self.lake_stream.id)
         self.primary_keys = list(table.keys)
@@ -57,17 +67,12 @@ class PostgresStream(SingerStream):
     def schema(self) -> dict[str, Any]:
         """All columns that may be read, in the types of the wire."""
         tap = self.postgres_tap
-        columns = self.lake_table.lake_columns if tap.lake and self._is_catalogued else self.table.columns
-        return {"type": "object", "properties": {column.name: tap.property_schema(column) for column in columns}}
+        return {"type": "object", "properties": {item.name: tap.property_schema(item) for item in self.table.columns}}
 
     @property
     def effective_schema(self) -> dict[str, Any]:
         """The table as it is now: a catalog may be older."""
         return self.schema
-
-    @property
-    def _is_catalogued(self) -> bool:
-        return self._tap_input_catalog is not None
 
     @property
     def metadata(self) -> MetadataMapping:
@@ -98,8 +103,15 @@ class PostgresStream(SingerStream):
     def problem(self) -> str | None:
         """Why the stream cannot be extracted; None when it can."""
         names = [column.name for column in self.table.columns]
-        if not self.table.is_readable or not names:
+        if self.others:
+            return (
+                f"{' and '.join([self.table.label, *self.others])} would be one table of the warehouse; set"
+                " filter_schemas to one schema, rename one, or read a view with another name"
+            )
+        if not self.table.is_readable:
             return f"no right to select from {self.table.label}; grant it, or deselect the stream"
+        if not names:
+            return f"{self.table.label} has no columns to read; deselect the stream"
         reserved = [name for name in names if name.lower().startswith("_sdc_")]
         if reserved:
             return f"its column {reserved[0]} has a name of raw's metadata; rename it, or read a view without it"
@@ -138,6 +150,7 @@ class PostgresStream(SingerStream):
             columns=self.columns,
             keys=list(self.primary_keys),
             options=tap.extract_options,
+            conditions=self._conditions,
             sync_started_at=tap.initialized_at,
             logger=self.logger,
         )
@@ -146,7 +159,11 @@ class PostgresStream(SingerStream):
         # Not the mapper's: it knows the catalog's schema, without types of the warehouse. A stream that cannot be
         # extracted says so when it comes to its rows.
         if self.problem is None:
-            properties = {column.name: self.schema["properties"][column.name] for column in self.columns}
+            try:
+                columns = self.lake_table.lake_columns if self.postgres_tap.lake else self.columns
+            except UserError:
+                return
+            properties = {column.name: self.postgres_tap.property_schema(column) for column in columns}
             keys = [self.replication_key] if self.replication_method == INCREMENTAL and self.replication_key else None
             yield SchemaMessage(self.name, {"type": "object", "properties": properties}, self.primary_keys, keys)
 
@@ -182,9 +199,8 @@ class PostgresStream(SingerStream):
             self.__dict__.pop("lake_table", None)  # Before the lock another process may have written.
             yield from self.unsent()
             target = self.lake_table
-            extract = Extract(self.postgres_tap.server, target)
             try:
-                yield from extract.full(lambda complete: {"method": FULL_TABLE, "complete": complete})
+                yield from self._extracted(target)
             finally:
                 if target.writer.is_open:
                     target.writer.abandon()
@@ -197,6 +213,33 @@ class PostgresStream(SingerStream):
                 counts.quarantined,
                 counts.dropped,
             )
+
+    def _extracted(self, target: TableLake) -> Iterator[Batch]:
+        server = self.postgres_tap.server
+        if self.replication_method == INCREMENTAL:
+            assert self.replication_key
+            return IncrementalExtract(server, target).incremental(self.replication_key, self._look_back)
+        return Extract(server, target).full(lambda complete: {"method": FULL_TABLE, "complete": complete})
+
+    @property
+    def _look_back(self) -> str | None:
+        """What to subtract from the bookmark, as SQL: transactions that began before it may commit after it."""
+        column = next(column for column in self.table.columns if column.name == self.replication_key)
+        config = self.config
+        if pa.types.is_temporal(column.arrow_type):
+            seconds = config.get("look_back_seconds", 0 if config["wire"] == "records" else LOOK_BACK_SECONDS)
+            return f"interval '{seconds} seconds'" if seconds else None
+        if column.base in {"smallint", "integer", "bigint", "numeric"}:
+            # Of a smallint bookmark nothing larger than a smallint could be subtracted.
+            values = config.get("look_back_values", 0 if config["wire"] == "records" else LOOK_BACK_VALUES)
+            return f"{values}::numeric" if values else None
+        return None
+
+    @property
+    def _conditions(self) -> list[str]:
+        """What the user's settings say that every row must meet, as SQL."""
+        options = (self.config.get("stream_options") or {}).get(self.name) or {}
+        return [clause.strip() for clause in options.get("custom_where_clauses") or []]
 
     def unsent(self) -> list[Batch]:
         """The lake's batches beyond the state's load id. Raises UserError when the lake does not have that one."""
@@ -242,33 +285,89 @@ class PostgresStream(SingerStream):
         self.state_manager.is_flushed = False
         self._write_state_message()
 
-    def fault(self, error: UserError) -> None:
-        """Report that the stream could not be extracted in full."""
-        self.postgres_tap.fault(str(error))
-
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
         """Report what makes this stream fail; the others go on."""
         try:
             yield
         except UserError as error:
-            self.postgres_tap.fault(str(error))
+            self.fault(error)
         except DatabaseError as error:
             reason = self.postgres_tap.server.reason(error)
-            self.postgres_tap.fault(f"stream {self.name}: {self.table.label}: {reason}")
+            self.fault(f"stream {self.name}: {self.table.label}: {reason}")
         except OSError as error:
-            self.postgres_tap.fault(
+            self.fault(
                 f"stream {self.name}: the lake cannot be written: {error.strerror or error}; make room or mend it, then"
                 " run again"
             )
         except duckdb.Error as error:
-            self.postgres_tap.fault(f"stream {self.name}: {first_line(error)}")
+            self.fault(f"stream {self.name}: {first_line(error)}")
 
     # RECORD messages
 
-    def get_records(self, context: Mapping[str, Any] | None) -> Iterable[dict[str, Any]]:
-        """Every row, for other projects' targets."""
-        raise NotImplementedError
+    TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
+
+    @property
+    def is_sorted(self) -> bool:
+        """Rows come in the order of the replication key, so that an interrupted run can go on."""
+        return self.replication_method == INCREMENTAL and self.postgres_tap.lake is None
+
+    @property
+    def check_sorted(self) -> bool:
+        """The database's order of texts is not Python's."""
+        return False
+
+    def get_replication_key_signpost(self, context: Mapping[str, Any] | None = None) -> None:
+        """None: the server's clock bounds the bookmark, not this machine's."""
+        return
+
+    def get_records(self, context: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+        """Every row, or those from the bookmark on, for other projects' targets."""
+        with self.reporting():
+            if self.problem:
+                raise UserError(f"stream {self.name}: {self.problem}")
+            if self.replication_method == LOG_BASED:
+                raise UserError(
+                    f"stream {self.name}: LOG_BASED needs wire: lake; use it, or another replication-method"
+                )
+            yield from self._records(context)
+
+    def _records(self, context: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+        columns = record_columns(self.columns, dates_as_string=self.config["dates_as_string"])
+        conditions, order = self._conditions, ""
+        with Snapshot(self.postgres_tap.server, f"stream {self.name}: {self.table.label}") as snapshot:
+            if self.replication_method == INCREMENTAL:
+                name = identifier(self.replication_key or "")
+                kind = next(column.type for column in columns if column.name == self.replication_key)
+                start = self.get_starting_replication_key_value(context)
+                if start is not None:
+                    back = f" - {self._look_back}" if self._look_back else ""
+                    low = f"({literal(str(start))}::{kind}{back})::{kind}"
+                    conditions = [*conditions, f"{name} >= {low} or {name} is null"]
+                order = f" order by {name} nulls first"
+                self._clock = _clock(snapshot, kind)
+            query = select_query(self.table, columns, conditions) + order
+            for rows in snapshot.read([query]):
+                converted = without_null_keys(columns, self.primary_keys, adbc_to_lake(columns, rows))
+                yield from records(self.name, columns, converted, json_as_object=self.config["json_as_object"])
+
+    def _increment_stream_state(
+        self, latest_record: dict[str, Any], *, context: Mapping[str, Any] | None = None
+    ) -> None:
+        value = latest_record.get(self.replication_key) if self.replication_key else None
+        # A row without replication key, or with one in the future, does not move the bookmark.
+        if value is not None and (self._clock is None or str(value) <= self._clock):
+            super()._increment_stream_state(latest_record, context=context)
+
+
+def _clock(snapshot: Snapshot, kind: str) -> str | None:
+    """The server's time as the records of a column of this type have it; None where it is no time."""
+    if kind == "date":
+        return snapshot.values("select current_date as now")[0].isoformat()
+    if kind.startswith("timestamp"):
+        now = snapshot.values("select now() as now")[0]
+        return (now if kind.endswith("with time zone") else now.replace(tzinfo=None)).isoformat()
+    return None
 
 
 def _twice(names: Iterable[str]) -> list[str]:
@@ -282,6 +381,7 @@ class _Command(SingerCommand):
     """The command line, which prints a user's mistake as one line."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        lifeline.tie(TapPostgres.name)
         try:
             return super().main(*args, **kwargs)
         except UserError as error:
@@ -332,6 +432,57 @@ class TapPostgres(Tap):
             description="The source's name: table orders is the stream <source>-orders. Default: the table's schema",
         ),
         th.Property(
+            "stream_options",
+            th.ObjectType(
+                additional_properties=th.ObjectType(th.Property("custom_where_clauses", th.ArrayType(th.StringType)))
+            ),
+            description="By stream: custom_where_clauses, SQL conditions that every row must meet",
+        ),
+        th.Property(
+            "dates_as_string",
+            th.BooleanType,
+            default=False,
+            description="wire records: dates and times are plain text, as PostgreSQL writes them, also infinity, years"
+            " BC and after 9999",
+        ),
+        th.Property(
+            "json_as_object",
+            th.BooleanType,
+            default=False,
+            description="wire records: json and jsonb are objects, not text",
+        ),
+        th.Property("ssl_enable", th.BooleanType, default=False, description="Verify the server by its certificate"),
+        th.Property(
+            "ssl_mode",
+            th.StringType,
+            default="verify-full",
+            allowed_values=["disable", "allow", "prefer", "require", "verify-ca", "verify-full"],
+            description="libpq's sslmode, with ssl_enable",
+        ),
+        th.Property(
+            "ssl_certificate_authority",
+            th.StringType,
+            description="The authority's certificate: a file's path, or its content",
+        ),
+        th.Property(
+            "ssl_client_certificate_enable", th.BooleanType, default=False, description="Log in by a client certificate"
+        ),
+        th.Property("ssl_client_certificate", th.StringType, description="It: a file's path, or its content"),
+        th.Property(
+            "ssl_client_private_key", th.StringType, secret=True, description="Its key: a file's path, or its content"
+        ),
+        th.Property(
+            "ssl_storage_directory",
+            th.StringType,
+            default=".secrets",
+            description="Where certificates given by their content are kept",
+        ),
+        th.Property(
+            "ssh_tunnel",
+            th.ObjectType(th.Property("enable", th.BooleanType), additional_properties=True),
+            description="Not supported: open the tunnel outside, and set host and port to its near end",
+        ),
+        th.Property(
             "default_replication_method",
             th.StringType,
             default=FULL_TABLE,
@@ -357,6 +508,17 @@ class TapPostgres(Tap):
             th.StringType,
             default="warehouse",
             description="LOG_BASED: the publication, which the owner of the tables or an administrator makes",
+        ),
+        th.Property(
+            "look_back_seconds",
+            th.IntegerType,
+            description="INCREMENTAL by a date or time: how far before the bookmark rows are read again, for"
+            f" transactions that were still open; what did not change is dropped. Default: {LOOK_BACK_SECONDS}, with wire records 0",
+        ),
+        th.Property(
+            "look_back_values",
+            th.IntegerType,
+            description=f"The same for numbers. Default: {LOOK_BACK_VALUES}, with wire records 0",
         ),
         th.Property("lake_path", th.StringType, description="The lake. Default: WAREHOUSE_HOME/lake"),
         th.Property(
@@ -419,7 +581,10 @@ class TapPostgres(Tap):
 
     def property_schema(self, column: Column) -> dict[str, Any]:
         """A column's property of the SCHEMA message."""
-        return column.json_schema
+        if self.lake:
+            return column.json_schema
+        config = self.config
+        return column.record_schema(json_as_object=config["json_as_object"], dates_as_string=config["dates_as_string"])
 
     def discover_streams(self) -> list[PostgresStream]:
         """A stream for each relation. Raises UserError when the database cannot be reached.
@@ -436,15 +601,33 @@ class TapPostgres(Tap):
             raise UserError(f"the database cannot be discovered: {self.server.reason(error)}") from None
         finally:
             connection.close()
-        streams = {}
+        streams: dict[str, PostgresStream] = {}
         for table in tables:
-            stream = PostgresStream(self, table, self.config.get("source") or table.schema)
-            streams[stream.name] = stream
+            try:
+                stream = PostgresStream(self, table, self.config.get("source") or table.schema)
+            except UserError as error:
+                self.logger.warning("%s is left out: %s", table.label, error)
+                continue
+            if not table.is_readable and not self._was_extracted(stream.lake_stream):
+                self.logger.info("%s is left out: this user may not select from it", table.label)
+                continue
+            other = streams.setdefault(stream.name.lower(), stream)
+            if other is not stream:
+                other.others = [*other.others, table.label]
         return list(streams.values())
 
+    def _was_extracted(self, stream: Stream) -> bool:
+        """Whether the lake has batches of a table: then it is missed."""
+        return self.lake is not None and bool(self.lake.manifest(stream))
+
     def sync_all(self) -> None:
-        """Send all selected streams."""
+        """Send all selected streams; a catalog's stream that the database has not is a fault."""
         super().sync_all()
+        for name, entry in (self.input_catalog or {}).items():
+            if name not in self.streams and entry.metadata.resolve_selection()[()]:
+                self.fault(
+                    f"stream {name}: no such table, or no right to select from it; grant it or deselect the stream"
+                )
 
     def replicate(self) -> None:
         """Send all LOG_BASED streams, once."""
@@ -460,6 +643,8 @@ class TapPostgres(Tap):
                 self.server, self.lake, config["replication_slot_name"], config["publication_name"], self.logger
             ).run(streams)
         except UserError as error:
+            for stream in streams:
+                stream.is_complete = False
             self.fault(str(error))
 
     def fault(self, message: str) -> None:

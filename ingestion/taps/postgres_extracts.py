@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, Stream, connect, identifier, literal, make_folder
 from ingestion.lake.arrow_writer import ArrowWriter, Encodings, RowGroups
-from ingestion.lake.comparison import Differences, compare
+from ingestion.lake.comparison import Differences, Held, compare
 from ingestion.taps.postgres_catalog import Table
 from ingestion.taps.postgres_connection import Server
 from ingestion.taps.postgres_reading import Snapshot, page_ranges
@@ -31,6 +31,8 @@ WORK = ".tmp-tap-postgres"
 _PAGES_PER_CONNECTION = 10_000
 
 _UNFIT_SCHEMA = pa.schema([(name, pa.string()) for name in ("reason", "column_name", "payload")])
+
+_BOOKMARK = "replication_key_value"
 
 Position = Callable[[bool], dict[str, Any]]
 
@@ -60,7 +62,7 @@ class Counts:
 class TableLake:
     """One stream's side of the lake: its batches, its columns as the lake keeps them, and the writer of new ones.
 
-    `columns` are those selected. The caller holds the stream's lock.
+    `columns` are those selected; `conditions` are SQL that every row meets. The caller holds the stream's lock.
     """
 
     lake: Lake
@@ -71,6 +73,7 @@ class TableLake:
     options: Options
     sync_started_at: int
     logger: logging.Logger
+    conditions: Sequence[str] = ()
     counts: Counts = field(default_factory=Counts)
 
     @cached_property
@@ -179,13 +182,13 @@ class Extract:
         with Snapshot(self.server, self._subject, snapshot=self.snapshot) as snapshot:
             queries = self._queries(snapshot)
             if any(batch.rows_loaded or batch.rows_quarantined for batch in self.target.manifest):
-                yield from self._compared(snapshot, queries, position, self.target.manifest, deletes=True)
+                yield from self._compared(snapshot, queries, position, lambda: [held_files(self.target.manifest)])
             else:
                 yield from self._appended(snapshot, queries, position)
 
     def _queries(self, snapshot: Snapshot) -> list[str]:
         table, target = self.target.table, self.target
-        query = f"select {select_list(target.lake_columns)} from {table.sql}"
+        query = select_query(table, target.lake_columns, target.conditions)
         if target.options.read_connections == 1 or table.kind not in {"table", "materialized view"}:
             return [query]
         version, pages = snapshot.values(
@@ -196,7 +199,8 @@ class Extract:
         # Before version 14 every connection would read all pages.
         if parts < 2 or version < 140_000:
             return [query]
-        return [f"{query} where {condition}" for condition in page_ranges(pages, parts)]
+        ranges = page_ranges(pages, parts)
+        return [select_query(table, target.lake_columns, [*target.conditions, pages]) for pages in ranges]
 
     def _appended(
         self, snapshot: Snapshot, queries: Sequence[str], position: Position, observe: Observer | None = None
@@ -204,38 +208,37 @@ class Extract:
         target, writer = self.target, self.target.writer
         for rows in snapshot.read(queries):
             if writer.is_full:
-                yield target.close(position(False), **(observe.origin() if observe else {}))
+                yield target.close(position(False), appended=True, **(observe.origin() if observe else {}))
             extracted_at = datetime.now(UTC)
             converted = target.converted(rows)
             if observe:
                 observe.see(converted.rows)
             writer.add(converted.rows, extracted_at=extracted_at)
             writer.quarantine([(bad.reason, bad.column, bad.payload) for bad in converted.unfit])
-        yield target.close(position(True), **(observe.origin() if observe else {}))
+        yield target.close(position(True), appended=True, **(observe.origin() if observe else {}))
 
     def _compared(
         self,
         snapshot: Snapshot,
         queries: Sequence[str],
         position: Position,
-        held: Sequence[Batch],
+        held: Callable[[], Sequence[Held]],
         *,
-        deletes: bool,
+        deletes: bool = True,
         observe: Observer | None = None,
     ) -> Iterator[Batch]:
-        """Read into a file beside the lake, then append what differs from the batches `held`."""
+        """Read into a file beside the lake, then append what differs from what is held there."""
         target = self.target
         folder = target.lake.root / WORK / target.stream.id
         with _workplace(folder, target.options.memory_limit) as con:
             extracted_at = datetime.now(UTC)
             spool = self._spooled(snapshot, queries, con, folder, observe)
-            new_held = [batch for batch in held if batch.rows_loaded]
             differences = compare(
                 con,
                 new=spool.file,
                 new_rows=spool.rows,
                 new_bytes=spool.bytes,
-                held=list(dict.fromkeys(batch.file for batch in new_held)),
+                held=held(),
                 columns={column.name: column.warehouse_type for column in target.lake_columns},
                 keys=target.keys,
                 file=folder / "differences.parquet",
@@ -331,8 +334,10 @@ class Extract:
                 f" max_vanished_share {share:g}; no row was marked deleted. Look whether the table is whole; if it is,"
                 " raise max_vanished_share for one run"
             )
-        last = target.manifest[-1].origin.get("position") if target.manifest else None
-        if writer.is_open or writer.last is None or (writer.last.origin.get("position") or last) != position(True):
+        last = writer.last.origin.get("position", {}) if writer.last else {}
+        # A bookmark alone is not worth a batch without rows: the next run looks at the same rows again.
+        same = all(last.get(name) == value for name, value in position(True).items() if name != _BOOKMARK)
+        if writer.is_open or not same:
             yield target.close(position(True), **origin)
 
     def _new_unfit(self, con: duckdb.DuckDBPyConnection, spool: _Spool) -> int:
@@ -347,6 +352,17 @@ class Extract:
             f" where payload not in ({known})"
         )
         return con.execute("select count(*) from new_unfit").fetchall()[0][0]
+
+
+def select_query(table: Table, columns: Sequence[Column], conditions: Sequence[str]) -> str:
+    """The query for the rows of a table that meet all conditions, as `adbc_to_lake` takes them."""
+    where = f" where {' and '.join(f'({condition})' for condition in conditions)}" if conditions else ""
+    return f"select {select_list(columns)} from {table.sql}{where}"
+
+
+def held_files(batches: Sequence[Batch], condition: str = "true") -> Held:
+    """The files of batches that have rows, each once."""
+    return Held(list(dict.fromkeys(batch.file for batch in batches if batch.rows_loaded)), condition)
 
 
 class Observer:

@@ -123,8 +123,5 @@ class Snapshot:
 def page_ranges(pages: int, parts: int) -> list[str]:
     """Conditions that split a table of so many pages into parts; the last has no end, as the table may have grown."""
     bounds = [pages * part // parts for part in range(parts)]
-    ranges = [
-        f"ctid >= '({first},0)'::tid and ctid < '({last},0)'::tid"
-        for first, last in itertools.pairwise(bounds)
-    ]
+    ranges = [f"ctid >= '({first},0)'::tid and ctid < '({last},0)'::tid" for first, last in itertools.pairwise(bounds)]
     return [*ranges, f"ctid >= '({bounds[-1]},0)'::tid"]

@@ -159,6 +159,10 @@ class Column:
         function = _OUTPUT_FUNCTIONS.get(self.base, "boolout" if self.base == "boolean" else None)
         return f"textin({function}({name}))" if function else f"{name}::text"
 
+    def value_of(self, text: str) -> Any:
+        """PostgreSQL's text of a value as one that compares in its order. Raises ValueError."""
+        return text if self.warehouse_type == TEXT else _reader(self.warehouse_type)(text)
+
     @property
     def json_schema(self) -> dict[str, Any]:
         """The property of a SCHEMA message beside BATCH messages: the lake's type."""
