@@ -16,15 +16,14 @@ UNFINISHED = "unfinished"
 class AnnouncedStream(Stream):
     """A stream that is in the state's list `unfinished` from before its SCHEMA message until it was sent in full."""
 
-    _faults_before = 0
+    is_complete = True
 
-    @property
-    def _faults(self) -> int:
-        """What the tap could not take up until now; a tap that stops at its first fault has no list of them."""
-        return len(getattr(self._tap, "faults", ()))
+    def fault(self, error: object) -> None:
+        """Report that something of the stream cannot be taken up; the tap goes on, and fails at its end."""
+        self.is_complete = False
+        self._tap.fault(str(error))  # type: ignore[attr-defined]
 
     def _write_schema_message(self) -> None:
-        self._faults_before = self._faults
         if self.name not in self.tap_state.setdefault(UNFINISHED, []):
             self.tap_state[UNFINISHED].append(self.name)
             self._tap.state_writer.write_state(self.tap_state)
@@ -33,7 +32,7 @@ class AnnouncedStream(Stream):
     def finalize_state_progress_markers(self, state: dict[str, Any] | None = None) -> None:
         """End the stream, which the SDK says with this: it is complete unless something of it could not be taken up."""
         unfinished = self.tap_state.get(UNFINISHED, [])
-        if self.name in unfinished and self._faults == self._faults_before:
+        if self.name in unfinished and self.is_complete:
             unfinished.remove(self.name)
             if not unfinished:
                 del self.tap_state[UNFINISHED]

@@ -140,7 +140,7 @@ class FileStream(AnnouncedStream):
                     self.stream_state[BOOKMARK] = batch.load_id
                     yield batch_config.encoding, [batch.file.as_uri()]
         except UserError as error:
-            self._files_tap.fault(str(error))
+            self.fault(error)
 
     @contextlib.contextmanager
     def _workplace(self, folder: Path) -> Iterator[_Workplace]:
@@ -179,7 +179,7 @@ class FileStream(AnnouncedStream):
                 batch = self._take_up(lake, workplace, path, name, history, contents)
             except FileFault as fault:
                 counts["faulty"] += 1
-                self._files_tap.fault(f"stream {self.name}: {name}: {fault}")
+                self.fault(f"stream {self.name}: {name}: {fault}")
                 continue
             if isinstance(batch, str):
                 counts[batch] += 1
@@ -311,7 +311,7 @@ class FileStream(AnnouncedStream):
                     yield from self._file_records(workplace, path, file)
                     contents[sha256] = name
                 except FileFault as fault:
-                    self._files_tap.fault(f"stream {self.name}: {name}: {fault}")
+                    self.fault(f"stream {self.name}: {name}: {fault}")
 
     def _file_records(self, workplace: _Workplace, path: Path, file: SourceFile) -> Iterator[dict[str, Any]]:
         columns = self._read(workplace, path, file)

@@ -27,6 +27,7 @@ from ingestion import lifeline, settings
 from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, Stream, first_line, identifier, literal
 from ingestion.taps.completion import AnnouncedStream
+from ingestion.taps.completion import AnnouncedStream
 from ingestion.taps.postgres_catalog import Table, discover
 from ingestion.taps.postgres_connection import DatabaseError, Server
 from ingestion.taps.postgres_extracts import Extract, Options, TableLake, select_query, without_null_keys
