@@ -27,7 +27,6 @@ from ingestion import lifeline, settings
 from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, Stream, first_line, identifier, literal
 from ingestion.taps.completion import AnnouncedStream
-from ingestion.taps.completion import AnnouncedStream
 from ingestion.taps.postgres_catalog import Table, discover
 from ingestion.taps.postgres_connection import DatabaseError, Server
 from ingestion.taps.postgres_extracts import Extract, Options, TableLake, select_query, without_null_keys
@@ -514,7 +513,8 @@ class TapPostgres(Tap):
             "look_back_seconds",
             th.IntegerType,
             description="INCREMENTAL by a date or time: how far before the bookmark rows are read again, for"
-            f" transactions that were still open; what did not change is dropped. Default: {LOOK_BACK_SECONDS}, with wire records 0",
+            " transactions that were still open; what did not change is dropped."
+            f" Default: {LOOK_BACK_SECONDS}, with wire records 0",
         ),
         th.Property(
             "look_back_values",
