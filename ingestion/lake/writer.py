@@ -183,7 +183,8 @@ class Lake:
                 given = [name for name in _columns(con, rows) if name not in helpers]
                 columns = [name for name in given if name not in METADATA_COLUMNS]
                 file = folder / f"{load_id}.parquet"
-                con.execute("set TimeZone = 'UTC'")  # The hash of a timestamptz is that of its text.
+                # The hash of a timestamptz is that of its text. A result that is not fetched blocks the next query.
+                con.execute("set TimeZone = 'UTC'").fetchall()
                 stamps = _stamps(columns, load_id, extracted_at, received_at, sync_started_at)
                 query = _stamped_query(rows, given, helpers, stamps)
                 with (
@@ -237,9 +238,7 @@ def _columns(con: duckdb.DuckDBPyConnection, relation: str) -> list[str]:
 
 
 def _count(con: duckdb.DuckDBPyConnection, relation: str) -> int:
-    row = con.execute(f"select count(*) from {identifier(relation)}").fetchone()
-    assert row is not None
-    return row[0]
+    return con.execute(f"select count(*) from {identifier(relation)}").fetchall()[0][0]
 
 
 def _quarantine_query(quarantine: str | None, load_id: int) -> str:
