@@ -24,7 +24,7 @@ from orchestration.services.postgres import PostgresServer
 from tests.pipeline import BIN, Pipeline
 from tests.postgres import Database, drop_database
 
-CONFIG = Config(seed=11, start=date(2024, 11, 1), days=45, lines=6_000)
+CONFIG = Config(seed=11, start=date(2024, 11, 1), days=40, lines=3_000)
 ENTITIES = list(TABLES)
 
 
