@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ingestion import settings
-from ingestion.demo_shop.shop import Memory
+from ingestion.demo_shop.shop import POSTGRES, Memory
 from ingestion.errors import UserError
 from ingestion.settings import DEFAULT_SHOP, PROJECT_ROOT, Settings
 from ingestion.taps.file_config import load_streams
@@ -373,10 +373,16 @@ def _check_same_source(home: Settings, options: argparse.Namespace) -> None:
     """Refuse to mix the simulated shop with files from elsewhere: equal names would replace one another."""
     if home.shop != DEFAULT_SHOP:
         return
+    memory = Memory.load(home.home)
+    if memory and memory.into == POSTGRES:
+        raise UserError(
+            f"the shop of {home.home} keeps its orders in PostgreSQL: use `demo-shop advance` and `meltano"
+            " --environment=services run daily`, or choose another --home"
+        )
     source = home.home / "source"
-    if options.data and home.data != source and Memory.load(home.home):
+    if options.data and home.data != source and memory:
         raise UserError(f"{home.home} holds the simulated shop: choose another --home for the files of {home.data}")
-    if not options.data and home.warehouse_file.exists() and not Memory.load(home.home):
+    if not options.data and home.warehouse_file.exists() and not memory:
         raise UserError(
             f"{home.home} holds the files of a --data folder, not the simulated shop: name the folder again, or choose "
             "another --home"

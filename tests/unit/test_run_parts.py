@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import date
 from pathlib import Path
 
 import pytest
 import yaml
 from meltano.core.state_store import MeltanoState
 
+from ingestion.demo_shop.shop import POSTGRES, Memory
+from ingestion.demo_shop.world import Config
 from ingestion.errors import UserError
 from orchestration import commands, run
 from orchestration.meltano_state import HomeStateStoreManager
@@ -71,6 +74,12 @@ def test_simulated_shop_and_files_from_elsewhere_do_not_mix(own_home: Path, tmp_
     subprocess.run(demo_shop, check=True, capture_output=True)
     with pytest.raises(UserError, match="holds the simulated shop"):
         run.resolve(run.parse(["--data", str(tmp_path / "files")]))
+
+
+def test_a_shop_in_a_database_is_not_run_as_files(own_home: Path) -> None:
+    Memory(Config(1, date(2024, 7, 1), 2, 20), 2, POSTGRES).save(own_home)
+    with pytest.raises(UserError, match="--environment=services run daily"):
+        run.resolve(run.parse([]))
 
 
 def test_home_that_cannot_be_made_is_named() -> None:
