@@ -45,9 +45,9 @@ class Differences:
     def rows(self, operation: str) -> Iterator[pa.RecordBatch]:
         """The new and changed rows (`upsert`), or the last content of those that vanished (`delete`)."""
         names = ", ".join(identifier(name) for name in self.columns)
-        yield from self.con.execute(
+        yield from self.con.sql(
             f"select {names} from read_parquet({literal(str(self.file))}) where {_OPERATION} = {literal(operation)}"
-        ).fetch_record_batch(self.fetch_rows)
+        ).to_arrow_reader(self.fetch_rows)
 
 
 def compare(

@@ -24,7 +24,7 @@ from ingestion.taps.postgres_catalog import Table
 from ingestion.taps.postgres_connection import Server
 from ingestion.taps.postgres_reading import Snapshot, page_ranges
 from ingestion.taps.postgres_types import Column, Converted, Unfit, adbc_to_lake, payload, select_list
-from ingestion.target.columns import column_widened
+from ingestion.target.columns import column_widened, widened
 
 WORK = ".tmp-tap-postgres"
 # A smaller table is read faster by one connection than several are opened.
@@ -91,7 +91,9 @@ class TableLake:
 
     def _held_type(self, column: Column, old: str | None) -> str:
         wanted = column.own_type
-        kind = column_widened(old, wanted) if old else wanted
+        # Numbers that no decimal holds are text; text instead of numbers is another meaning.
+        widen = column_widened if column.base == "numeric" else widened
+        kind = widen(old, wanted) if old else wanted
         if kind is not None:
             return kind
         if self.options.on_type_change == "fail":
@@ -311,7 +313,7 @@ class Extract:
         too_many = differences.vanished_share > share
         writer.drop(spool.rows - differences.upserts + spool.unfit - unfit)
         if unfit:
-            for rows in con.execute("select reason, column_name, payload from new_unfit").fetch_record_batch(10_000):
+            for rows in con.sql("select reason, column_name, payload from new_unfit").to_arrow_reader(10_000):
                 columns = [column.to_pylist() for column in rows.columns]
                 writer.quarantine(list(zip(*columns, strict=True)))
                 if writer.is_full:

@@ -1,0 +1,317 @@
+"""tap-postgres: whole tables and extracts by a replication key, from a real server into raw."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+
+import pytest
+
+from tests.integration.postgres_runs import Source
+
+
+@pytest.fixture
+def shop(postgres, warehouse) -> Source:
+    return Source(postgres, warehouse)
+
+
+def test_whole_table_arrives_with_its_types(shop):
+    shop.database.execute(
+        "create table orders (id bigint primary key, amount numeric(12,2), since timestamptz, note text, tags text[])",
+        "insert into orders values (1, 12.50, '2026-01-02 03:04:05.6+02', '', '{a,NULL}'), (2, null, null, null, null)",
+    )
+    shop.run()
+    assert shop.warehouse.query("select id, amount, since, note, tags from raw_shop.orders order by id") == [
+        (1, Decimal("12.50"), dt.datetime(2026, 1, 2, 1, 4, 5, 600000, dt.UTC), "", '["a",null]'),
+        (2, None, None, None, None),
+    ]
+    types = shop.warehouse.query("select data_type from duckdb_columns() where table_name = 'orders' limit 5")
+    assert [row[0] for row in types] == ["BIGINT", "DECIMAL(12,2)", "TIMESTAMP WITH TIME ZONE", "VARCHAR", "VARCHAR"]
+
+
+def test_second_extract_appends_only_what_changed(shop):
+    shop.database.execute(
+        "create table orders (id int primary key, status text)",
+        "insert into orders select i, 'new' from generate_series(1, 5) as i",
+    )
+    shop.run()
+    shop.database.execute(
+        "update orders set status = 'paid' where id = 2",
+        "delete from orders where id = 3",
+        "insert into orders values (6, null)",
+    )
+    shop.run()
+    assert shop.versions("orders", "id, status")[5:] == [
+        (2, "paid", "upsert"),
+        (3, "new", "delete"),
+        (6, None, "upsert"),
+    ]
+    counts = "select rows_extracted, rows_loaded, rows_dropped from ops.loads order by load_id"
+    assert shop.warehouse.query(counts) == [(5, 5, 0), (6, 3, 3)]
+
+
+def test_unchanged_table_adds_nothing(shop):
+    shop.database.execute("create table orders (id int primary key)", "insert into orders values (1)")
+    shop.run()
+    assert shop.run().of_type("BATCH") == []
+    assert len(shop.manifest("orders")) == 1
+
+
+def test_deleted_row_that_comes_back_is_a_new_version(shop):
+    shop.database.execute("create table t (id int primary key, v int)", "insert into t values (1, 1), (2, 2), (3, 3)")
+    shop.run()
+    shop.database.execute("delete from t where id = 1")
+    shop.run()
+    shop.database.execute("insert into t values (1, 1)")
+    shop.run()
+    assert shop.current("t", "id, v") == [(1, 1), (2, 2), (3, 3)]
+    assert len(shop.versions("t", "id")) == 5
+
+
+def test_rows_without_key_count_by_content(shop):
+    shop.database.execute("create table t (a int, b text)", "insert into t values (1, 'x'), (1, 'x'), (2, null)")
+    shop.run()
+    shop.database.execute("insert into t values (2, null), (3, 'y')", "delete from t where a = 1 and ctid = '(0,1)'")
+    shop.run()
+    assert shop.current("t", "a, b", key=None) == [(1, "x", 1), (2, None, 2), (3, "y", 1)]
+    assert len(shop.versions("t", "a")) == 3 + 3
+
+
+def test_too_many_vanished_rows_fail_the_stream_and_delete_nothing(shop):
+    shop.database.execute("create table t (id int primary key)", "insert into t select generate_series(1, 10)")
+    shop.run()
+    shop.database.execute("delete from t where id <= 6", "insert into t values (11)")
+    run = shop.try_run()
+    assert "6 of 10 rows vanished, more than max_vanished_share 0.5" in run.faults[0]
+    assert shop.versions("t", "id")[10:] == [(11, "upsert")]
+    shop.run(max_vanished_share=1)
+    assert shop.current("t", "id") == [(7,), (8,), (9,), (10,), (11,)]
+
+
+def test_interrupted_first_extract_goes_on(shop, monkeypatch):
+    from ingestion.taps.postgres_reading import Snapshot
+
+    shop.database.execute("create table t (id int primary key)", "insert into t select generate_series(1, 10)")
+    read = Snapshot.read
+
+    def breaking(self, queries):
+        for rows in read(self, queries):
+            yield rows.slice(0, 4)
+            yield rows.slice(4, 2)
+            raise OSError("the cable")
+
+    monkeypatch.setattr(Snapshot, "read", breaking)
+    run = shop.try_run(batch_size_rows=4)
+    assert "the cable" in run.faults[0]
+    assert [batch.origin["position"]["complete"] for batch in shop.manifest("t")] == [False]
+    monkeypatch.undo()
+    monkeypatch.setenv("WAREHOUSE_HOME", str(shop.warehouse.home))
+    shop.run()
+    assert [row[0] for row in shop.versions("t", "id")] == list(range(1, 11))
+    assert shop.manifest("t")[-1].origin["position"] == {"method": "FULL_TABLE", "complete": True}
+
+
+def test_batches_close_by_rows_and_follow_each_other(shop):
+    shop.database.execute("create table t (id int primary key)", "insert into t select generate_series(1, 100)")
+    shop.run()
+    for turn in range(3):
+        shop.database.execute(f"update t set id = id + 1000 where id = {turn + 1}")
+        shop.run()
+    manifest = shop.manifest("t")
+    assert [batch.origin["follows"] for batch in manifest] == [None, *(batch.batch_id for batch in manifest[:-1])]
+
+
+def test_lost_state_costs_nothing(shop):
+    shop.database.execute("create table t (id int primary key)", "insert into t values (1)")
+    shop.run()
+    shop.state = {}
+    run = shop.run()
+    assert len(run.of_type("BATCH")) == 1
+    assert shop.versions("t", "id") == [(1, "upsert")]
+    assert run.states[-1]["bookmarks"]["shop-t"]["load_id"] == shop.manifest("t")[-1].load_id
+
+
+def test_lost_lake_is_refused(shop):
+    from ingestion.errors import UserError
+
+    shop.database.execute("create table t (id int primary key)", "insert into t values (1)")
+    shop.run()
+    (shop.warehouse.home / "lake").rename(shop.warehouse.home / "elsewhere")
+    assert "missing or older than the state" in shop.extract().faults[0]
+    shop.state = {}
+    run = shop.extract()
+    with pytest.raises(UserError, match="was lost or replaced"):
+        shop.warehouse.load_lines(run.lines)
+
+
+def test_values_that_no_type_holds_are_quarantined_once(shop):
+    shop.database.execute(
+        "create table t (id int primary key, amount numeric(12,2), since timestamptz, day date)",
+        "insert into t values (1, 'NaN', now(), null), (2, 1, 'infinity', null), (3, 1, null, '-infinity'),"
+        " (4, 1, '294276-12-31 23:59:59+00', null), (5, 1, '0044-03-15 12:00 BC', '4713-01-01 BC')",
+    )
+    shop.run()
+    assert shop.warehouse.query("select id from raw_shop.t") == [(5,)]
+    reasons = "select column_name, reason from ops.quarantine order by payload"
+    assert shop.warehouse.query(reasons) == [
+        ("amount", "DECIMAL(12,2) cannot hold NaN"),
+        ("since", "TIMESTAMP WITH TIME ZONE cannot hold infinity"),
+        ("day", "DATE cannot hold -infinity"),
+        ("since", "TIMESTAMP WITH TIME ZONE cannot hold this value"),
+    ]
+    payloads = "select payload from ops.quarantine where column_name = 'day'"
+    assert shop.warehouse.query(payloads) == [('{"id": 3, "amount": 1.00, "since": null, "day": "-infinity"}',)]
+    assert shop.run().of_type("BATCH") == []
+
+
+def test_row_that_stops_fitting_did_not_vanish(shop):
+    shop.database.execute(
+        "create table t (id int primary key, a numeric(9,2))", "insert into t values (1, 1), (2, 2), (3, 3)"
+    )
+    shop.run()
+    shop.database.execute("update t set a = 'NaN' where id = 1")
+    shop.run()
+    assert shop.current("t", "id, a") == [(1, Decimal("1.00")), (2, Decimal("2.00")), (3, Decimal("3.00"))]
+
+
+# Changed tables
+
+
+def test_new_column_and_dropped_column(shop):
+    shop.database.execute("create table t (id int primary key, a text)", "insert into t values (1, 'x'), (2, 'y')")
+    shop.run()
+    shop.database.execute("alter table t add b int", "update t set b = 7 where id = 1", "alter table t drop a")
+    shop.run()
+    assert shop.versions("t", "id, a, b") == [
+        (1, "x", None, "upsert"),
+        (2, "y", None, "upsert"),
+        (1, None, 7, "upsert"),
+    ]
+
+
+def test_wider_type_is_taken_up(shop):
+    shop.database.execute(
+        "create table t (id int primary key, a int, b numeric(6,2))", "insert into t values (1, 5, 1)"
+    )
+    shop.run()
+    shop.database.execute(
+        "alter table t alter a type bigint, alter b type numeric(10,4)", "insert into t values (2, 5000000000, 2.0001)"
+    )
+    shop.run()
+    assert shop.current("t", "id, a, b") == [(1, 5, Decimal("1.0000")), (2, 5_000_000_000, Decimal("2.0001"))]
+    assert len(shop.versions("t", "id")) == 2
+
+
+def test_changed_type_keeps_the_old_one_and_quarantines_what_does_not_fit(shop):
+    shop.database.execute("create table t (id int primary key, a int)", "insert into t values (1, 5), (2, 6)")
+    shop.run()
+    shop.database.execute(
+        "alter table t alter a type text", "update t set a = 'six' where id = 2", "insert into t values (3, '7')"
+    )
+    shop.run()
+    assert shop.current("t", "id, a") == [(1, 5), (2, 6), (3, 7)]
+    quarantined = "select column_name, reason, payload from ops.quarantine"
+    assert shop.warehouse.query(quarantined) == [("a", "INTEGER cannot hold this value", '{"id": 2, "a": "six"}')]
+
+
+def test_changed_type_can_fail_the_stream(shop):
+    shop.database.execute("create table t (id int primary key, a int)", "insert into t values (1, 5)")
+    shop.run()
+    shop.database.execute("alter table t alter a type text")
+    assert "its type changed from INTEGER to VARCHAR" in shop.try_run(on_type_change="fail").faults[0]
+
+
+# By a replication key
+
+
+def test_incremental_takes_what_is_new(shop):
+    shop.database.execute(
+        "create table t (id int primary key, v text, updated_at timestamptz)",
+        "insert into t values (1, 'a', '2026-01-01'), (2, 'b', '2026-01-02'), (3, 'c', null)",
+    )
+    catalog = shop.catalog(replication_key="updated_at")
+    shop.run(catalog)
+    assert shop.state["bookmarks"]["shop-t"] | {"load_id": 0} == {
+        "load_id": 0,
+        "method": "INCREMENTAL",
+        "replication_key": "updated_at",
+        "replication_key_value": "2026-01-02 00:00:00+00",
+        "complete": True,
+    }
+    shop.database.execute(
+        "update t set v = 'hidden' where id = 1",  # Its time says that nothing changed.
+        "update t set v = 'd', updated_at = '2026-01-03' where id = 2",
+        "update t set v = 'e' where id = 3",
+        "insert into t values (4, 'f', '2026-01-01 23:55')",  # Committed late: within the look-back.
+    )
+    shop.run(catalog)
+    assert shop.current("t", "id, v") == [(1, "a"), (2, "d"), (3, "e"), (4, "f")]
+    assert shop.run(catalog).of_type("BATCH") == []
+
+
+def test_incremental_sees_a_value_that_comes_back(shop):
+    shop.database.execute(
+        "create table t (id int primary key, v text, seen bigint)", "insert into t values (1, 'a', 10), (2, 'z', 2000)"
+    )
+    catalog = shop.catalog(replication_key="seen")
+    shop.run(catalog)
+    for v in ("b", "a"):
+        shop.database.execute(f"update t set v = '{v}' where id = 1", "update t set seen = seen + 1 where id = 2")
+        shop.run(catalog, look_back_values=10_000)
+    assert shop.current("t", "id, v") == [(1, "a"), (2, "z")]
+    assert [row[0] for row in shop.versions("t", "v") if row[0] != "z"] == ["a", "b", "a"]
+
+
+def test_bookmark_is_never_in_the_future(shop):
+    shop.database.execute(
+        "create table t (id int primary key, day date)", "insert into t values (1, '2999-01-01'), (2, '2020-01-01')"
+    )
+    catalog = shop.catalog(replication_key="day")
+    shop.run(catalog)
+    assert shop.state["bookmarks"]["shop-t"]["replication_key_value"] == str(dt.datetime.now(dt.UTC).date())
+    shop.database.execute("insert into t values (3, current_date)")
+    shop.run(catalog)
+    assert len(shop.versions("t", "id")) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("text", ["A", "B", "a"]),
+        ("numeric", ["9", "10", "11.5"]),
+        ("numeric(9,2)", ["9", "10", "11.5"]),
+        ("timestamp", ["2026-01-01", "2026-01-01 00:00:00.5", "2026-01-02"]),
+        ("uuid", [f"00000000-0000-0000-0000-00000000000{n}" for n in "19a"]),
+    ],
+)
+def test_any_type_with_an_order_is_a_replication_key(shop, kind, values):
+    first, second, third = values
+    shop.database.execute(
+        f"create table t (id int primary key, rk {kind})",
+        f"insert into t values (1, '{first}'), (2, '{second}')",
+    )
+    catalog = shop.catalog(replication_key="rk")
+    shop.run(catalog)
+    shop.database.execute(f"insert into t values (3, '{third}')")
+    shop.run(catalog)
+    assert shop.current("t", "id") == [(1,), (2,), (3,)]
+    assert len(shop.versions("t", "id")) == 3
+
+
+def test_incremental_reads_only_batches_that_can_hold_the_rows(shop, monkeypatch):
+    from ingestion.taps import postgres_extracts
+
+    looked_at = []
+    compare = postgres_extracts.compare
+
+    def noting(con, **arguments):
+        looked_at.append(sum(len(held.files) for held in arguments["held"]))
+        return compare(con, **arguments)
+
+    shop.database.execute("create table t (id int primary key, n bigint)")
+    catalog = shop.catalog(replication_key="n")
+    monkeypatch.setattr(postgres_extracts, "compare", noting)
+    for day in range(5):
+        shop.database.execute(f"insert into t select i + {day * 100}, i + {day} * 100000 from generate_series(1, 10) i")
+        shop.run(catalog)
+    assert looked_at == [1, 1, 1, 1]
