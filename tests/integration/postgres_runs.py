@@ -79,7 +79,7 @@ class Source:
         return self.warehouse.lake.manifest(Stream("shop", table))
 
     def current(self, table: str, columns: str, key: str | None = "id") -> list[tuple[Any, ...]]:
-        """Raw's current rows: each key's last version unless that is a delete; without key what is left of each content."""
+        """Raw's current rows: each key's last version that is no delete; without key what is left of each content."""
         if key:
             return self.warehouse.query(
                 f"select {columns} from (from raw_shop.{table} qualify row_number() over (partition by {key}"
