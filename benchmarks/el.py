@@ -191,7 +191,7 @@ def report(results: Results, postgres: str) -> str:
     listing = subprocess.run(
         [peers() / "python", "-c", _VERSIONS, *PEERS], check=True, capture_output=True, text=True
     ).stdout
-    times = [time_row(way, rows, samples) for (way, rows), samples in results.samples.items()]
+    times = [time_row(way, 0 if way == IDLE else rows, samples) for (way, rows), samples in results.samples.items()]
     figures = [figure.row() for figure in results.figures]
     parts = [
         "# Results",

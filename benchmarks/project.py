@@ -19,6 +19,8 @@ def make_project(folder: Path) -> None:
         document["plugins"][kind].append(
             {"name": f"{role}-idle", "namespace": f"{role}_idle", "executable": executable, "capabilities": []}
         )
+    # An environment of its own: the project's say which streams a shop has.
+    document |= {"environments": [{"name": "bench"}], "default_environment": "bench"}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "meltano.yml").write_text(yaml.safe_dump(document, sort_keys=False))
     link = folder / ".venv"

@@ -49,13 +49,16 @@ TIME_HEADER = ("way", "rows", "s min", "s median", "s max", "rows/s", "processor
 
 
 def time_row(way: str, rows: int, samples: Sequence[Sample]) -> list[str]:
-    """A way's repetitions as cells of a table: speed and processor time are medians, memory is the highest."""
+    """A way's repetitions as cells of a table: speed and processor time are medians, memory is the highest.
+
+    `rows` is 0 for a way that moves none.
+    """
     seconds = Spread.of([sample.seconds for sample in samples])
     processor = Spread.of([sample.processor_seconds for sample in samples])
     peak = max(sample.peak_mb for sample in samples)
     times = [f"{value:.2f}" for value in (seconds.low, seconds.middle, seconds.high)]
     speed = f"{rows / seconds.middle:,.0f}" if rows else ""
-    return [way, f"{rows:,}", *times, speed, f"{processor.middle:.1f}", f"{peak:.0f}"]
+    return [way, f"{rows:,}" if rows else "", *times, speed, f"{processor.middle:.1f}", f"{peak:.0f}"]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
