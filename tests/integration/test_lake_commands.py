@@ -244,6 +244,15 @@ def test_damage_is_a_finding(filled, capsys, damage, finding):
     assert finding in capsys.readouterr().out
 
 
+def test_every_value_is_read_where_there_are_no_row_hashes(tmp_path, monkeypatch, capsys):
+    warehouse = Warehouse(tmp_path / "home", monkeypatch)
+    database = Database(warehouse.home, ["id"])
+    database.batch(*((number, f"status {number}", "upsert") for number in range(50)), load=False)
+    damage_page(database.lake.manifest(ORDERS)[0], database.lake)
+    assert warehouse.command("check") == 1
+    assert "not readable" in capsys.readouterr().out
+
+
 def test_a_line_that_the_manifest_lost_is_a_finding_without_a_ledger_too(filled, capsys):
     (filled.home / "warehouse.duckdb").unlink()
     damage_manifest(filled.lake.manifest(LINES)[0], filled.lake)
@@ -392,8 +401,12 @@ def test_a_warehouse_that_knows_more_than_the_lake_is_not_replaced(filled, capsy
 
 def test_a_damaged_warehouse_is_replaced(filled):
     before = filled.tables()
-    (filled.home / "warehouse.duckdb").write_bytes(b"not a database" * 1000)
-    (filled.home / "warehouse.duckdb.wal").write_bytes(b"nor its log")
+    file, log = filled.home / "warehouse.duckdb", filled.home / "warehouse.duckdb.wal"
+    with duckdb.connect(str(file)) as con:
+        con.execute("insert into raw_files.lines select * from raw_files.lines")
+        shutil.copy(log, filled.home / "log")
+    file.write_bytes(b"not a database" * 1000)
+    shutil.move(filled.home / "log", log)
     assert filled.command("rebuild") == 0
     assert filled.tables() == before
 
@@ -642,6 +655,18 @@ def test_withdrawn_rows_of_files_go_when_their_key_lives_elsewhere(filled, capsy
         ("2", "2.00", "withdraw"),
     ]
     assert filled.command("check") == 0
+
+
+def test_a_row_that_came_back_stays(tmp_path, monkeypatch, capsys):
+    warehouse = Warehouse(tmp_path / "home", monkeypatch)
+    for content in ("1,1\n2,2\n", "1,1\n", "1,1\n2,2\n"):
+        warehouse.ingest(a=f"id,price\n{content}")
+    assert warehouse.command("retain", "--days", "0") == 0
+    assert capsys.readouterr().out.startswith("files-lines: 2 rows removed from 2 files")
+    assert sorted((row["id"], row["_sdc_operation"]) for row in warehouse.shop.rows()) == [
+        ("1", "upsert"),
+        ("2", "upsert"),
+    ]
 
 
 def test_what_was_superseded_lately_stays(filled, capsys):
