@@ -569,6 +569,8 @@ def test_a_compacted_lake_is_compared_with_and_resent_as_before(filled):
     assert filled.query(current.format("a.csv")) == [("1", "1.75"), ("10", "10")]
     assert filled.query(current.format("b.csv")) == [("3", "3"), ("4", "4"), ("5", "5")]
     assert filled.shop.batches[-1].origin["superseded"]
+    repeated = "select count(*) - (select count(*) from (select distinct * from raw_files.lines)) from raw_files.lines"
+    assert filled.query(repeated) == [(0,)]
 
 
 def test_an_older_warehouse_takes_what_it_lacks_from_a_compacted_file(filled):
