@@ -21,7 +21,7 @@ from singer_sdk.testing import get_tap_test_class
 
 from ingestion.errors import UserError
 from ingestion.lake import Lake, row_hash
-from ingestion.taps import files
+from ingestion.taps import file_versions, files
 from ingestion.taps.files import TapFiles
 from tests.integration.tap_files_runs import Run, Shop
 
@@ -96,6 +96,35 @@ def test_equal_lines_are_numbered(tmp_path):
     shop.put("1.csv", "a,b\n1,x\n2,y\n1,x\n1,x\n")
     shop.run()
     assert [(row["a"], row["_sdc_occurrence"]) for row in shop.rows()] == [("1", 1), ("2", 1), ("1", 2), ("1", 3)]
+
+
+def test_a_long_file_keeps_its_order_numbers_and_bad_records(tmp_path):
+    """Several row groups, read by two threads; a leap day is looked at twice and stays."""
+    shop = Shop(tmp_path, keys=["id"], columns={"id": "integer", "day": "date"})
+    bad, leap, count = {100_000: "soon", 250_000: "never"}, 200_000, 300_000
+    days = {leap: "2024-02-29"} | bad
+    shop.put("1.csv", "id,day\n" + "".join(f"{n},{days.get(n, '2026-07-01')}\n" for n in range(1, count + 1)))
+    shop.run()
+    file = shop.batches[0].file
+    (found,) = duckdb.execute(
+        "select count(*), count(*) filter (cast(id as integer) = _sdc_line_number and _sdc_line_number > before),"
+        " count(*) filter (day = '2024-02-29')"
+        f" from (select *, lag(_sdc_line_number, 1, 0) over () as before from '{file}')"
+    ).fetchall()
+    assert found == (count - 2, count - 2, 1)
+    assert [(row["line_number"], row["reason"]) for row in shop.quarantine()] == [
+        (number, "day is not a date") for number in bad
+    ]
+    shop.assert_counted()
+
+
+def test_equal_lines_are_found_however_many_lines_there_are(tmp_path, monkeypatch):
+    """Fingerprints are compared in parts; equal ones are in the same part."""
+    monkeypatch.setattr(file_versions, "_COMPARED_AT_ONCE", 64)
+    shop = Shop(tmp_path)
+    shop.put("1.csv", "a\n" + "".join(f"{n}\n" for n in (*range(1000), 7)))
+    shop.run()
+    assert [(row["a"], row["_sdc_line_number"]) for row in shop.rows() if row["_sdc_occurrence"] == 2] == [("7", 1001)]
 
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
