@@ -178,6 +178,18 @@ class Killer:
         return kill
 
 
+def table(kills: list[Kill]) -> str:
+    """The kills as a Markdown table: how many of each process, how many hit it at work, and when."""
+    lines = ["| killed | runs | hit | at start-up | seconds of work before |", "|---|---|---|---|---|"]
+    for victim in VICTIMS:
+        own = [kill for kill in kills if kill.victim == victim]
+        moments = sorted(kill.seconds for kill in own if kill.hit and kill.seconds is not None)
+        span = f"{moments[0]:.2f} to {moments[-1]:.2f}" if moments else ""
+        early = sum(kill.hit and kill.seconds is None for kill in own)
+        lines.append(f"| {victim} | {len(own)} | {sum(kill.hit for kill in own)} | {early} | {span} |")
+    return "\n".join(lines)
+
+
 def last_words(log: Path) -> str:
     """The end of a run's log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-25:]) if log.exists() else "(no log)"
