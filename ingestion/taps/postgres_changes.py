@@ -90,7 +90,9 @@ class ChangedTable:
     @property
     def is_full(self) -> bool:
         """Whether the batch should close at the next end of a transaction."""
-        return self.target.writer.is_full or self.open_bytes >= _OPEN_BYTES
+        writer = self.target.writer
+        rows = writer.rows + writer.unfit + len(self._payloads)
+        return writer.is_full or rows >= self.target.options.batch_size_rows or self.open_bytes >= _OPEN_BYTES
 
     def describe(self, relation: Relation) -> list[str]:
         """Take up how the following changes are laid out; the columns that are not known yet, which `widen` adds."""

@@ -521,7 +521,8 @@ class Replication:
         by_oid = {each.stream.table.oid: each for each in followed}
         start = min(each.lsn for each in followed)
         last = max(each.lsn for each in followed)
-        current: Mapping[int, _Followed] = by_oid
+        current: Mapping[int, _Followed] = {}
+        relations: dict[int, Relation] = {}
         begin: Begin | None = None
         touched: dict[int, _Followed] = {}
         for message in log.changes(self.slot_name, self.publication, start, until):
@@ -533,15 +534,21 @@ class Replication:
                     touched[message.oid] = each
             elif kind is Begin:
                 begin = message
-                if begin.lsn < last:
-                    current = {oid: each for oid, each in by_oid.items() if each.lsn <= begin.lsn}
-                else:
+                if current is not by_oid:
+                    before = current
                     current = by_oid
+                    if begin.lsn < last:
+                        current = {oid: each for oid, each in by_oid.items() if each.lsn <= begin.lsn}
+                    # A relation is described once, perhaps while its stream had all that came.
+                    for oid in current.keys() & relations.keys() - before.keys():
+                        self._described(current[oid], relations[oid])
             elif kind is Commit:
                 self._committed(touched.values(), followed, message.lsn)
                 touched.clear()
             elif kind is Relation:
-                self._described(current.get(message.oid), message)
+                relations[message.oid] = message
+                if each := current.get(message.oid):
+                    self._described(each, message)
             elif kind is Truncate:
                 for oid in message.oids:
                     if each := current.get(oid):
@@ -563,9 +570,7 @@ class Replication:
             each.stream.send(batch)
             each.position = position
 
-    def _described(self, each: _Followed | None, relation: Relation) -> None:
-        if each is None:
-            return
+    def _described(self, each: _Followed, relation: Relation) -> None:
         names = [name for name in each.changes.describe(relation) if name not in each.deselected]
         new = self._new_columns(each, relation, names) if names else []
         if new:

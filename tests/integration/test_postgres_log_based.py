@@ -1,0 +1,594 @@
+"""LOG_BASED streams: a consistent snapshot, then every committed change once, by one slot."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from typing import Any
+
+import psycopg2
+import pytest
+
+from ingestion.taps import postgres_changes, postgres_replication
+from ingestion.taps.postgres_log import lsn_number
+from tests.integration.log_based_runs import Follower
+
+LARGE, OTHER = "x" * 9000, "y" * 9000
+THINGS = "create table shop.things (id integer primary key, name text, note text)"
+
+
+@pytest.fixture
+def follower(postgres, warehouse) -> Follower:
+    postgres.execute(
+        "create schema shop",
+        THINGS,
+        # Stored outside the row, so that the log leaves it out where an update does not touch it.
+        "alter table shop.things alter note set storage external",
+        "create publication warehouse for tables in schema shop",
+    )
+    return Follower(postgres, warehouse)
+
+
+def things(follower: Follower) -> list[tuple[Any, ...]]:
+    return follower.database.query("select id, name, note from shop.things order by id")
+
+
+# Snapshot and changes
+
+
+def test_the_snapshot_and_then_each_change_lands_once(follower):
+    follower.database.execute("insert into shop.things values (1, 'a'), (2, 'b')")
+    follower.run()
+    follower.database.execute(
+        "insert into shop.things values (3, 'c')",
+        "update shop.things set name = 'bb' where id = 2",
+        "delete from shop.things where id = 1",
+        "update shop.things set id = 4 where id = 3",
+    )
+    follower.run()
+    assert sorted(follower.versions("things", "id, name")[:2]) == [("upsert", 1, "a"), ("upsert", 2, "b")]
+    assert follower.versions("things", "id, name")[2:] == [
+        ("upsert", 3, "c"),
+        ("upsert", 2, "bb"),
+        ("delete", 1, None),
+        ("delete", 3, None),
+        ("upsert", 4, "c"),
+    ]
+    follower.home.check_identities()
+
+
+def test_a_delete_has_the_time_of_its_commit_and_each_version_its_place_in_the_log(follower):
+    follower.run()
+    follower.database.execute("insert into shop.things values (1)", "delete from shop.things")
+    follower.run()
+    rows = follower.home.query(
+        "select _sdc_operation, _sdc_deleted_at is not null and abs(epoch(_sdc_deleted_at - now())) < 600,"
+        " _sdc_sequence from raw_shop.things order by _sdc_sequence"
+    )
+    assert [row[:2] for row in rows] == [("upsert", False), ("delete", True)]
+    end = lsn_number(follower.database.query("select pg_current_wal_lsn()::text")[0][0])
+    assert end - 1_000_000 < rows[0][2] < rows[1][2] <= end
+
+
+def test_where_nothing_is_new_no_batch_is_sent_and_the_position_moves_on(follower):
+    follower.database.execute("insert into shop.things values (1)")
+    follower.run()
+    before = follower.state["bookmarks"]["shop-things"]
+    follower.database.execute("select pg_logical_emit_message(false, 'x', repeat('z', 100000))")
+    assert follower.run().batches == []
+    after = follower.state["bookmarks"]["shop-things"]
+    assert lsn_number(after["lsn"]) > lsn_number(before["lsn"]) + 100_000
+    assert after["load_id"] == before["load_id"]
+
+
+def test_the_slot_moves_only_to_what_the_target_committed(follower):
+    follower.run()
+    follower.database.execute("insert into shop.things values (1)")
+    committed = follower.confirmed()
+    follower.send()  # The target never sees it.
+    follower.send()
+    assert follower.confirmed() <= follower.state["bookmarks"]["shop-things"]["lsn"]
+    follower.run()
+    assert follower.held("things", "id") == [(1,)]
+    follower.run()
+    assert lsn_number(follower.confirmed()) > lsn_number(committed)
+
+
+def test_a_run_whose_messages_were_lost_is_sent_again_not_read_again(follower):
+    follower.run()
+    follower.database.execute("insert into shop.things values (1, 'a')")
+    follower.send()
+    sent = follower.run()
+    assert sent.batches == ["shop-things"]
+    assert follower.versions("things", "id, name") == [("upsert", 1, "a")]
+
+
+def test_lost_state_costs_nothing(follower):
+    follower.database.execute("insert into shop.things values (1, 'a')")
+    for number in range(3):
+        follower.run()
+        follower.database.execute(f"insert into shop.things values (1{number}, 'b')")
+    # The slot is ahead of the last batch's position where the table has been quiet.
+    follower.run()
+    follower.database.execute("select pg_logical_emit_message(false, 'x', repeat('z', 10000))")
+    for _ in range(3):
+        follower.run()
+    follower.state = None
+    follower.database.execute("update shop.things set name = 'c' where id = 1")
+    follower.run()
+    assert len(follower.versions("things", "id")) == 5
+    assert follower.held("things", "id, name") == [(1, "c"), (10, "b"), (11, "b"), (12, "b")]
+
+
+def test_a_busy_and_a_quiet_table_share_the_slot(follower):
+    follower.database.execute("create table shop.quiet (id integer primary key)", "insert into shop.quiet values (1)")
+    for number in range(3):
+        follower.run()
+        follower.database.execute(f"insert into shop.things values ({number})")
+    follower.run()
+    follower.run()
+    assert follower.confirmed() == follower.database.query("select pg_current_wal_lsn()::text")[0][0]
+    follower.state = None
+    follower.run()
+    assert follower.versions("quiet", "id") == [("upsert", 1)]
+    assert follower.versions("things", "id") == [("upsert", 0), ("upsert", 1), ("upsert", 2)]
+
+
+# Streams that come later
+
+
+def test_a_table_that_is_added_later_gets_a_snapshot_of_its_own(follower):
+    follower.run()
+    follower.database.execute(
+        "create table shop.later (id integer primary key, name text)",
+        "insert into shop.later select n, 'a' from generate_series(1, 10) as n",
+        "update shop.later set name = 'b' where id = 1",
+        "insert into shop.things values (1)",
+    )
+    follower.run()
+    follower.database.execute("update shop.later set name = 'c' where id = 1")
+    follower.run()
+    assert follower.held("later", "id, name")[:2] == [(1, "c"), (2, "a")]
+    assert len(follower.versions("later", "id")) == 11
+    assert follower.held("things", "id") == [(1,)]
+    assert [
+        row[0] for row in follower.database.query("select slot_name from pg_replication_slots where temporary")
+    ] == []
+
+
+def test_an_interrupted_snapshot_is_begun_anew_and_adds_only_what_is_missing(follower, monkeypatch):
+    follower.database.execute("insert into shop.things select n, 'a' from generate_series(1, 1000) as n")
+    follower.config["batch_size_rows"] = 300
+    monkeypatch.setattr("ingestion.taps.postgres_connection.ARROW_BATCH_BYTES", 4000)
+    monkeypatch.setattr("ingestion.taps.postgres_reading.ARROW_BATCH_BYTES", 4000)
+    tap = follower.tap()
+    stream = tap.streams["shop-things"]
+    send, sent = stream.send, []
+
+    def interrupted(batch):
+        if sent:
+            raise KeyboardInterrupt
+        sent.append(batch)
+        send(batch)
+
+    monkeypatch.setattr(stream, "send", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        follower.send(tap)
+    assert {position["complete"] for position in follower.positions("things")} == {False}
+    follower.database.execute("update shop.things set name = 'b' where id = 1", "delete from shop.things where id = 2")
+    follower.run()
+    follower.run()
+    assert follower.held("things", "id, name") == follower.database.query(
+        "select id, name from shop.things order by id"
+    )
+    assert len(follower.versions("things", "id")) == len({*follower.versions("things", "id, name")})
+
+
+def test_a_stream_that_was_deselected_for_a_while_is_compared(follower):
+    follower.database.execute(
+        "create table shop.other (id integer primary key, name text)",
+        "insert into shop.other values (1, 'a'), (2, 'a')",
+    )
+    follower.run()
+    for number in range(3):
+        follower.database.execute(f"insert into shop.things values ({number})")
+        follower.run(follower.tap([("shop-other",)]))
+    follower.database.execute("update shop.other set name = 'b' where id = 2")
+    follower.run()
+    assert follower.held("other", "id, name") == [(1, "a"), (2, "b")]
+    assert len(follower.versions("other", "id")) == 3
+
+
+def test_a_table_that_was_made_anew_is_compared(follower):
+    follower.database.execute("insert into shop.things values (1, 'a'), (2, 'b')")
+    follower.run()
+    follower.database.execute("drop table shop.things", THINGS, "insert into shop.things values (2, 'b'), (3, 'c')")
+    follower.run()
+    assert follower.held("things", "id, name") == [(2, "b"), (3, "c")]
+    assert len(follower.versions("things", "id")) == 4
+
+
+# Values that the log leaves out
+
+
+def test_a_large_value_that_an_update_leaves_unchanged_is_the_version_before(follower):
+    follower.database.execute(f"insert into shop.things values (1, 'a', '{LARGE}')")
+    follower.run()
+    follower.database.execute(
+        "update shop.things set name = 'b'",
+        f"insert into shop.things values (2, 'a', '{OTHER}')",
+        "update shop.things set name = 'b' where id = 2",
+    )
+    follower.run()
+    follower.database.execute("update shop.things set id = id + 10", "update shop.things set name = 'c' where id = 11")
+    follower.run()
+    upserts = [row[1:] for row in follower.versions("things", "id, name, note") if row[0] == "upsert"]
+    assert upserts == [
+        (1, "a", LARGE),
+        (1, "b", LARGE),
+        (2, "a", OTHER),
+        (2, "b", OTHER),
+        (11, "b", LARGE),
+        (12, "b", OTHER),
+        (11, "c", LARGE),
+    ]
+
+
+def test_keys_that_change_places_keep_their_large_values(follower):
+    follower.database.execute(f"insert into shop.things values (1, 'a', '{LARGE}'), (2, 'b', '{OTHER}')")
+    follower.run()
+    follower.database.execute(
+        "begin; update shop.things set id = 3 where id = 1; update shop.things set id = 1 where id = 2;"
+        " update shop.things set id = 2 where id = 3; commit",
+        "update shop.things set name = name || '!'",
+    )
+    follower.run()
+    assert follower.held("things", "id, name, note") == things(follower) == [(1, "b!", OTHER), (2, "a!", LARGE)]
+
+
+def test_a_large_value_is_found_among_rows_that_are_read_but_not_yet_in_the_lake(follower, monkeypatch):
+    monkeypatch.setattr(postgres_changes, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(postgres_changes, "_OPEN_BYTES", 40_000)
+    follower.run()
+    follower.database.execute(
+        "begin; insert into shop.things select n, 'a', repeat(chr(64 + n % 26), 3000) from generate_series(1, 60) as n;"
+        " update shop.things set name = 'b'; update shop.things set id = id + 100 where id % 2 = 0; commit"
+    )
+    assert follower.run().batches == ["shop-things"]
+    assert follower.held("things", "id, name, note") == things(follower)
+
+
+def test_a_large_value_that_the_lake_does_not_have_is_read_from_the_table(follower):
+    follower.database.execute(f"insert into shop.things values (1, 'a', '{LARGE}')")
+    follower.run(follower.tap([("shop-things", "note")]))
+    follower.database.execute("update shop.things set name = 'b'")
+    follower.run()
+    assert follower.held("things", "id, name, note") == [(1, "b", LARGE)]
+
+
+def test_a_large_value_that_nobody_has_any_more_puts_its_version_into_quarantine(follower):
+    follower.database.execute(f"insert into shop.things values (1, 'a', '{LARGE}')")
+    follower.run(follower.tap([("shop-things", "note")]))
+    follower.database.execute("update shop.things set name = 'b'", "delete from shop.things")
+    follower.run()
+    assert follower.held("things", "id, name, note") == []
+    ((reason, column),) = follower.home.query("select reason, column_name from ops.quarantine")
+    assert (column, "no longer in the table" in reason) == ("note", True)
+
+
+def test_after_a_version_in_quarantine_large_values_are_read_from_the_table(follower):
+    follower.database.execute(
+        "alter table shop.things add seen timestamp",
+        f"insert into shop.things values (1, 'a', '{LARGE}', '2026-01-01')",
+    )
+    follower.run()
+    # Raw's type holds no infinity: this version, with the new note, is not in the lake.
+    follower.database.execute(f"update shop.things set note = '{OTHER}', seen = 'infinity'")
+    follower.run()
+    follower.database.execute("update shop.things set seen = '2026-01-02'")
+    follower.run()
+    assert follower.held("things", "id, note, seen::text") == [(1, OTHER, "2026-01-02 00:00:00")]
+
+
+# Truncate, large transactions, columns
+
+
+def test_truncate_deletes_every_held_key(follower):
+    follower.database.execute("insert into shop.things values (1, 'a'), (2, 'b')")
+    follower.run()
+    follower.database.execute(
+        "insert into shop.things values (3, 'c')",
+        "delete from shop.things where id = 1",
+        "begin; truncate shop.things; insert into shop.things values (4, 'd'); truncate shop.things;"
+        " insert into shop.things values (5, 'e'); commit",
+    )
+    follower.run()
+    found = follower.versions("things", "id")[2:]
+    assert sorted(found[2:4]) == [("delete", 2), ("delete", 3)]
+    assert found[:2] + found[4:] == [("upsert", 3), ("delete", 1), ("upsert", 4), ("delete", 4), ("upsert", 5)]
+
+
+def test_a_batch_ends_between_transactions(follower):
+    follower.run()
+    follower.config["batch_size_rows"] = 10
+    for number in range(3):
+        follower.database.execute(
+            f"insert into shop.things select n, 'a' from generate_series({number * 100}, {number * 100 + 24}) as n"
+        )
+    follower.run()
+    sizes = follower.home.query("select count(*) from raw_shop.things group by _sdc_load_id")
+    assert sizes == [(25,)] * 3
+
+
+def test_a_column_that_is_dropped_or_added_meanwhile_has_its_values_where_it_was(follower):
+    follower.run()
+    follower.database.execute(
+        "insert into shop.things values (1, 'a', 'b')",
+        "alter table shop.things drop note",
+        "insert into shop.things values (2, 'c')",
+        "alter table shop.things add price numeric(10, 2)",
+        "insert into shop.things values (3, 'd', 1.50)",
+    )
+    follower.run()
+    assert follower.held("things", "id, name, note, price::text") == [
+        (1, "a", "b", None),
+        (2, "c", None, None),
+        (3, "d", None, "1.50"),
+    ]
+
+
+def test_a_column_that_is_added_while_the_tap_runs_is_taken_up(follower):
+    follower.run()
+    tap = follower.tap()
+    assert tap.streams["shop-things"].table.columns
+    follower.database.execute(
+        "begin; insert into shop.things values (1, 'a'); alter table shop.things add price numeric(10, 2);"
+        " insert into shop.things values (2, 'b', 'n', 1.50); commit"
+    )
+    follower.run(tap)
+    assert follower.held("things", "id, name, price::text") == [(1, "a", None), (2, "b", "1.50")]
+    assert len(follower.versions("things", "id")) == 2
+
+
+def test_a_column_that_is_not_selected_stays_away(follower):
+    tap = follower.tap([("shop-things", "note")])
+    follower.run(tap)
+    follower.database.execute("insert into shop.things values (1, 'a', 'secret')")
+    follower.run(follower.tap([("shop-things", "note")]))
+    assert "note" not in [row[0] for row in follower.home.query("describe raw_shop.things")]
+
+
+def test_a_partitioned_table_is_followed_through_its_root(follower):
+    follower.database.execute(
+        "create table shop.parts (id integer primary key, name text) partition by range (id)",
+        "create table shop.parts_1 partition of shop.parts for values from (0) to (100)",
+        "create table shop.parts_2 partition of shop.parts for values from (100) to (200)",
+    )
+    assert "publish_via_partition_root" in follower.send().faults[0]
+    follower.database.execute(
+        "alter publication warehouse set (publish_via_partition_root = true)", "insert into shop.parts values (1, 'a')"
+    )
+    follower.run()
+    follower.database.execute("update shop.parts set id = 150", "insert into shop.parts values (2, 'b')")
+    follower.run()
+    assert follower.held("parts", "id, name") == [(2, "b"), (150, "a")]
+
+
+# Everything at once
+
+
+def test_raw_has_each_version_once_and_in_order_after_runs_under_concurrent_writers(follower):
+    """Each row counts its own versions, so raw says by itself whether one is missing, twice or out of order."""
+    tables = ("things", "others")
+    follower.database.execute(
+        "alter table shop.things add version integer",
+        "create table shop.others (id integer primary key, name text, note text, version integer)",
+        "create sequence shop.versions",
+        "create table public.log (number bigserial, source text, id integer, operation text, version integer)",
+        """create function public.note() returns trigger language plpgsql as $$ begin
+            if tg_op <> 'INSERT' and (tg_op = 'DELETE' or old.id <> new.id) then
+                insert into public.log (source, id, operation) values (tg_table_name, old.id, 'delete');
+            end if;
+            if tg_op <> 'DELETE' then
+                insert into public.log (source, id, operation, version)
+                values (tg_table_name, new.id, 'upsert', new.version);
+            end if;
+            return null; end $$""",
+        *(f"create trigger note after insert or update or delete on shop.{table} for each row"
+          " execute function public.note()" for table in tables),
+    )  # fmt: skip
+    stop, failures = threading.Event(), []
+
+    def write(seed: int) -> None:
+        chance = random.Random(seed)
+        connection = follower.database.connect()
+        try:
+            while not stop.is_set():
+                with connection, connection.cursor() as cursor:
+                    for _ in range(chance.choice((1, 1, 2, 5))):
+                        table, row, other = chance.choice(tables), chance.randrange(40), chance.randrange(40)
+                        statement = chance.choice(
+                            (
+                                "insert into shop.{0} values ({1}, 'new', repeat('z', {3}), nextval('shop.versions'))"
+                                " on conflict (id) do update set version = excluded.version, name = 'again'",
+                                "update shop.{0} set name = '{2}', version = nextval('shop.versions') where id = {1}",
+                                "update shop.{0} set note = repeat('{2}', {3}), version = nextval('shop.versions')"
+                                " where id = {1}",
+                                "update shop.{0} set id = {2}, version = nextval('shop.versions') where id = {1}"
+                                " and {1} <> {2}",
+                                "delete from shop.{0} where id = {1}",
+                            )
+                        )
+                        cursor.execute(statement.format(table, row, other, chance.choice((10, 9000))))
+                    if chance.random() < 0.1:
+                        connection.rollback()
+                time.sleep(chance.random() * 0.01)
+        except (psycopg2.errors.UniqueViolation, psycopg2.errors.DeadlockDetected):
+            connection.close()
+            write(chance.randrange(1_000_000))
+        except Exception as error:
+            failures.append(error)
+
+    writers = [threading.Thread(target=write, args=(seed,)) for seed in (1, 2, 3)]
+    for writer in writers:
+        writer.start()
+    for _ in range(4):
+        follower.run()
+    stop.set()
+    for writer in writers:
+        writer.join()
+    follower.run()
+    assert failures == []
+    count = 0
+    for table in tables:
+        names = "id, name, note, version"
+        current = follower.database.query(f"select {names} from shop.{table} order by id")
+        assert follower.held(table, names) == current
+        snapshot = follower.home.query(f"select min(_sdc_load_id) from raw_shop.{table}")[0][0]
+        held = dict(follower.home.query(f"select id, version from raw_shop.{table} where _sdc_load_id = {snapshot}"))
+        found: dict[int, list[tuple[str, int | None]]] = {}
+        for operation, row, version in follower.home.query(
+            "select _sdc_operation, id, case when _sdc_operation = 'upsert' then version end"
+            f" from raw_shop.{table} where _sdc_load_id > {snapshot}"
+            " order by _sdc_load_id, _sdc_sequence, _sdc_operation"
+        ):
+            found.setdefault(row, []).append((operation, version))
+        log: dict[int, list[tuple[str, int | None]]] = {}
+        for row, operation, version in follower.database.query(
+            f"select id, operation, version from public.log where source = '{table}' order by number"
+        ):
+            log.setdefault(row, []).append((operation, version))
+        for row, versions in log.items():
+            after, seen = versions, found.get(row, [])
+            # What the snapshot has is the log up to some version; the rest is what must have come after it.
+            assert seen == after[len(after) - len(seen) :]
+            before = after[: len(after) - len(seen)]
+            assert (before[-1] if before and before[-1][0] == "upsert" else None) == (
+                ("upsert", held[row]) if row in held else None
+            )
+            count += len(seen)
+    assert count > 50
+
+
+# What cannot be
+
+
+def fault(follower: Follower) -> str:
+    (line,) = follower.send().faults
+    assert "\n" not in line
+    return line
+
+
+def test_a_publication_that_is_missing_or_leaves_out_changes_is_refused(follower):
+    follower.config["publication_name"] = "missing"
+    assert "there is no publication missing" in fault(follower)
+    follower.database.execute("create publication partly for all tables with (publish = 'insert')")
+    follower.config["publication_name"] = "partly"
+    assert "leaves out update, delete, truncate" in fault(follower)
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("create publication other for table shop.others", "is not in the publication other"),
+        ("create publication other for table shop.things where (id > 1)", "only published in part"),
+        ("create publication other for table shop.things (id, name)", "only published in part"),
+        ("alter table shop.things replica identity nothing", "replica identity without its key"),
+        ("alter table shop.things drop constraint things_pkey", "has no key"),
+        ("create table shop.child (more text) inherits (shop.things)", "child tables by inheritance"),
+    ],
+)
+def test_a_table_whose_log_is_not_whole_is_refused_and_the_others_go_on(follower, statement, said):
+    follower.database.execute(
+        "create table shop.others (id integer primary key)", "create publication base for table shop.others", statement
+    )
+    if "publication other" in statement and "others" not in statement:
+        follower.database.execute("alter publication other add table shop.others")
+    if "publication other" in statement:
+        follower.config["publication_name"] = "other"
+    lines = follower.send().faults
+    assert [said in line for line in lines if "shop.things" in line] == [True]
+    assert all("shop.others" not in line for line in lines)
+
+
+def test_a_slot_that_was_dropped_is_a_fault_and_without_state_a_new_beginning(follower):
+    follower.database.execute("insert into shop.things values (1, 'a'), (2, 'b')")
+    follower.run()
+    follower.database.execute(
+        f"select pg_drop_replication_slot('{follower.slot}')", "delete from shop.things where id = 1"
+    )
+    line = fault(follower)
+    assert "was dropped" in line and "--full-refresh" in line
+    follower.state = None
+    follower.run()
+    follower.database.execute("insert into shop.things values (3, 'c')")
+    follower.run()
+    assert follower.held("things", "id, name") == [(2, "b"), (3, "c")]
+    assert len(follower.versions("things", "id")) == 4
+
+
+def test_a_slot_that_another_read_is_a_fault(follower):
+    follower.run()
+    follower.database.execute(
+        "insert into shop.things values (1)",
+        f"select pg_replication_slot_advance('{follower.slot}', pg_current_wal_lsn())",
+    )
+    assert "was read by another" in fault(follower)
+
+
+def test_a_slot_of_another_kind_is_a_fault(follower):
+    follower.database.execute(f"select pg_create_physical_replication_slot('{follower.slot}')")
+    assert "is a physical one" in fault(follower)
+
+
+def test_a_slot_that_somebody_reads_is_a_fault(follower, monkeypatch):
+    monkeypatch.setattr("ingestion.taps.postgres_log.ACTIVE_SECONDS", 0.3)
+    follower.run()
+    log = postgres_replication.Log({"dsn": follower.database.dsn})
+
+    def read() -> None:
+        with contextlib.suppress(psycopg2.Error):
+            list(log.changes(follower.slot, "warehouse", 0, 1 << 62))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    while not follower.database.query(f"select active from pg_replication_slots where slot_name = '{follower.slot}'")[
+        0
+    ][0]:
+        time.sleep(0.01)
+    assert "another process reads it" in fault(follower)
+    follower.database.execute(
+        f"select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '{follower.slot}'"
+    )
+    reader.join()
+
+
+def test_another_server_is_a_fault(follower):
+    follower.run()
+    follower.state["bookmarks"]["shop-things"]["system"] = "1"
+    assert "the server is another one" in fault(follower)
+
+
+def test_a_role_that_may_only_log_in_replicate_and_select_suffices(follower):
+    follower.database.execute(
+        "drop role if exists reader",
+        "create role reader login replication password 'secret'",
+        "alter role reader replication",
+        "grant usage on schema shop to reader",
+        "grant select on all tables in schema shop to reader",
+    )
+    server = follower.database.server
+    follower.config["sqlalchemy_url"] = (
+        f"postgresql://reader:secret@{server.host}:{server.port}/{follower.database.name}"
+    )
+    follower.database.execute("insert into shop.things values (1, 'a')")
+    follower.run()
+    follower.database.execute("update shop.things set name = 'b'")
+    follower.run()
+    follower.run()
+    assert follower.held("things", "id, name") == [(1, "b")]
+    follower.database.execute("alter role reader noreplication")
+    assert "alter role reader replication" in fault(follower)
+    follower.database.execute("drop owned by reader", "drop role reader")
