@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,9 @@ CONNECT_TIMEOUT_SECONDS = "10"
 ARROW_BATCH_BYTES = 16 * 1024 * 1024
 
 _NAMES = {"host": "host", "port": "port", "user": "user", "password": "password", "database": "dbname"}
+
+# What the driver puts before the server's own words.
+_NOISE = re.compile(r"^(?:[A-Z_]+: )?\[libpq\] (?:Execution error \[\w+\]: |Failed to [^:]*: )?|^[A-Z_]+: (?=Failed)")
 
 Connection = psycopg2.extensions.connection
 ArrowConnection = adbc_driver_postgresql.dbapi.Connection
@@ -116,8 +120,7 @@ class Server:
         """What an error of the database says, in one line and without the password."""
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         text = lines[0] if lines else type(error).__name__
-        for noise in ("IO: ", "NOT_IMPLEMENTED: ", "INTERNAL: ", "UNAUTHENTICATED: ", "INVALID_ARGUMENT: ", "[libpq] "):
-            text = text.removeprefix(noise)
+        text = _NOISE.sub("", text)
         password = self.parameters.get("password", "")
         return text.replace(password, "***") if len(password) > 3 else text
 

@@ -110,6 +110,9 @@ class Snapshot:
                     item = batches.get()
                     if item is _END:
                         running -= 1
+                    elif isinstance(item, OSError | pa.ArrowException):
+                        # So a stream of Arrow tells what the server said.
+                        raise UserError(f"{self._subject}: {self._server.reason(item)}")
                     elif isinstance(item, BaseException):
                         raise item
                     elif item.num_rows:
