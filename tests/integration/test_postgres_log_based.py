@@ -136,6 +136,19 @@ def test_a_busy_and_a_quiet_table_share_the_slot(follower):
     assert follower.versions("things", "id") == [("upsert", 0), ("upsert", 1), ("upsert", 2)]
 
 
+def test_streams_that_are_not_equally_far_each_go_on_where_they_are(follower):
+    follower.database.execute("create table shop.ahead (id integer primary key, name text)")
+    follower.run()
+    follower.database.execute("insert into shop.ahead values (1, 'a')")
+    follower.send()
+    # By the lake alone one stream is at the snapshot, the other after it.
+    follower.state = None
+    follower.database.execute("insert into shop.ahead values (2, 'b')", "insert into shop.things values (3, 'c')")
+    follower.run()
+    assert follower.versions("ahead", "id, name") == [("upsert", 1, "a"), ("upsert", 2, "b")]
+    assert follower.versions("things", "id, name") == [("upsert", 3, "c")]
+
+
 # Streams that come later
 
 
