@@ -6,12 +6,14 @@ Each round runs every way once, in turns forwards and backwards, so that a machi
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks import files
 from benchmarks.environment import peers
 from benchmarks.measure import Sample, Spread, beyond, ratios
 from benchmarks.report import FIGURE_HEADER, TIME_HEADER, Figure, machine, table, time_row
@@ -33,10 +35,18 @@ class Sizes:
     memory_rows: tuple[int, int] = (1_000_000, 10_000_000)
     nothing_new_rows: int = 1_000_000
     singer_rows: int = 100_000
+    csv_rows: int = 9_600_000
+    small_files: int = 200
 
 
 QUICK = Sizes(
-    rows=(200_000,), repetitions=1, memory_rows=(100_000, 200_000), nothing_new_rows=100_000, singer_rows=20_000
+    rows=(200_000,),
+    repetitions=1,
+    memory_rows=(100_000, 200_000),
+    nothing_new_rows=100_000,
+    singer_rows=20_000,
+    csv_rows=100_000,
+    small_files=5,
 )
 
 #: Limits of a median, by what is measured. They are promised for these row counts, not for small ones.
@@ -45,6 +55,7 @@ LEAST_DLT_RATIO = 2.0
 MOST_MEMORY_RATIO = 1.1
 MOST_MEMORY_MB = 600.0
 MOST_NOTHING_NEW_SECONDS = 1.0
+LEAST_CSV_RATIO = 0.5
 
 
 @dataclass
@@ -54,6 +65,7 @@ class Results:
     samples: dict[tuple[str, int], list[Sample]] = field(default_factory=dict)
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
 
     def add(self, way: str, rows: int, sample: Sample) -> None:
         """Take a sample, and show it."""
@@ -84,6 +96,7 @@ def run(sizes: Sizes, folder: Path) -> tuple[str, list[str]]:
         for method in METHODS:
             nothing_new(made, results, method, sizes.nothing_new_rows, max(3, sizes.repetitions))
         singer(made, results, sizes)
+    csv(results, sizes, folder / "csv")
     missed = [f"{figure.what}: {figure.spread.middle:.2f} {figure.unit}" for figure in results.missed]
     return report(results, postgres), missed
 
@@ -186,6 +199,21 @@ def singer(bench: Bench, results: Results, sizes: Sizes) -> None:
     results.figures.append(Figure(what, ratios(scaled, [ours]), "x"))
 
 
+def csv(results: Results, sizes: Sizes, folder: Path) -> None:
+    """A large CSV file through tap-files, against read_csv into a table (benchmarks/files.py)."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    measured = files.measure(folder, rows=sizes.csv_rows, rounds=sizes.repetitions, small_files=sizes.small_files)
+    shutil.rmtree(folder)
+    seconds = {way: [sample.seconds for sample in samples] for way, samples in measured.samples.items()}
+    limit = LEAST_CSV_RATIO if sizes.csv_rows == Sizes().csv_rows else None
+    for way, at_least in (("tap-files", limit), ("tap-files | target-warehouse", None)):
+        spread = ratios(seconds["read_csv, its own types"], seconds[way])
+        what = f"CSV of {measured.megabytes:,.0f} MB, {way.replace(' | ', ' and ')}, against read_csv into a table"
+        results.figures.append(Figure(what, spread, "x", at_least=at_least))
+    results.tables.append(measured.table())
+
+
 def report(results: Results, postgres: str) -> str:
     """The page that RESULTS.md holds."""
     listing = subprocess.run(
@@ -203,6 +231,8 @@ def report(results: Results, postgres: str) -> str:
         *results.notes,
         "## Times",
         table(TIME_HEADER, times),
+        "## CSV files",
+        *results.tables,
     ]
     return "\n\n".join(parts) + "\n"
 
