@@ -11,20 +11,25 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import duckdb
 
+from ingestion import lifeline
 from tests.kills import runner
-from tests.pipeline import BIN, ROOT
+from tests.pipeline import BIN
 
 VICTIMS = ("tap", "target", "meltano")
 START_SHARE = 0.1
 """Of the kills: so many come while the processes start, the others while they work."""
 RUN_SECONDS = 120
+LEFT = ("half a file", "a batch not loaded", "a load not in the state")
+"""What a kill may leave for the next run: of the lake's writing, between lake and warehouse, after the commit."""
+MOST_RUNS = 6
+"""For one hit so many runs are started at most."""
 
 
 class RunFailed(Exception):
@@ -38,6 +43,8 @@ class Kill:
     victim: str
     seconds: float | None
     hit: bool
+    left: frozenset[str] = frozenset()
+    """What it left behind, of LEFT."""
 
 
 class Starter(Protocol):
@@ -97,6 +104,7 @@ class Meltano:
     """`meltano run TAP target-warehouse`."""
 
     tap: str
+    project: Path
     environment: dict[str, str]
     logs: Path
     _count: int = 0
@@ -109,7 +117,7 @@ class Meltano:
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [str(BIN / "meltano"), "run", self.tap, "target-warehouse"],
-                cwd=ROOT,
+                cwd=self.project,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -142,10 +150,17 @@ class Killer:
     """Kills runs at seeded moments, which are spread over the time that a whole run works."""
 
     starter: Starter
+    home: Path
     chance: random.Random
     start_seconds: float
     work_seconds: float = 1.0
     kills: list[Kill] = field(default_factory=list)
+
+    def victims(self, hits: int, among: Sequence[str] = VICTIMS) -> list[str]:
+        """Whom to kill next, in random order: those that were not hit so often yet; at the end none."""
+        assert len(self.kills) < MOST_RUNS * hits * len(among), table(self.kills)
+        counts = Counter(kill.victim for kill in self.kills if kill.hit)
+        return self.chance.sample(among, len(among)) if any(counts[each] < hits for each in among) else []
 
     def whole_run(self) -> None:
         """A run that nobody kills; raises RunFailed with its last words."""
@@ -173,20 +188,49 @@ class Killer:
                 os.kill(pid, signal.SIGKILL)
         code = running.wait(RUN_SECONDS)
         assert code is not None, last_words(running.log)
-        kill = Kill(victim, seconds, hit)
+        kill = Kill(victim, seconds, hit, left_behind(self.home) if hit else frozenset())
         self.kills.append(kill)
         return kill
 
 
+def left_behind(home: Path) -> frozenset[str]:
+    """What of LEFT is there now."""
+    found = set()
+    if any(home.glob("lake/raw/*/*/.tmp-*")):
+        found.add(LEFT[0])
+    in_lake = {
+        json.loads(line)["load_id"]
+        for manifest in home.glob("lake/raw/*/*/_manifest.jsonl")
+        for line in manifest.read_text().splitlines(keepends=True)
+        if line.endswith("\n")
+    }
+    loaded: dict[str, int] = {}
+    if (home / "warehouse.duckdb").exists():
+        # The target may be about to end.
+        with lifeline.once_free(lambda: duckdb.connect(str(home / "warehouse.duckdb")), lambda _: True) as con:
+            if con.execute("select 1 from duckdb_tables() where schema_name = 'ops'").fetchall():
+                query = "select source || '-' || stream, load_id from ops.loads order by load_id"
+                loads = con.execute(query).fetchall()
+                in_lake -= {load_id for _, load_id in loads}
+                loaded = dict(loads)
+    if in_lake:
+        found.add(LEFT[1])
+    state = home / "state.json"
+    bookmarks = json.loads(state.read_text())["bookmarks"] if state.exists() else {}
+    if any(load_id > bookmarks.get(stream, {}).get("load_id", 0) for stream, load_id in loaded.items()):
+        found.add(LEFT[2])
+    return frozenset(found)
+
+
 def table(kills: list[Kill]) -> str:
-    """The kills as a Markdown table: how many of each process, how many hit it at work, and when."""
-    lines = ["| killed | runs | hit | at start-up | seconds of work before |", "|---|---|---|---|---|"]
+    """The kills as a Markdown table: how many of each process hit it, when, and what they left behind."""
+    lines = [f"| killed | hits | at start-up | seconds of work before | {' | '.join(LEFT)} |", "|---" * 7 + "|"]
     for victim in VICTIMS:
-        own = [kill for kill in kills if kill.victim == victim]
-        moments = sorted(kill.seconds for kill in own if kill.hit and kill.seconds is not None)
+        own = [kill for kill in kills if kill.victim == victim and kill.hit]
+        moments = sorted(kill.seconds for kill in own if kill.seconds is not None)
         span = f"{moments[0]:.2f} to {moments[-1]:.2f}" if moments else ""
-        early = sum(kill.hit and kill.seconds is None for kill in own)
-        lines.append(f"| {victim} | {len(own)} | {sum(kill.hit for kill in own)} | {early} | {span} |")
+        left = " | ".join(str(sum(each in kill.left for kill in own)) for each in LEFT)
+        lines.append(f"| {victim} | {len(own)} | {len(own) - len(moments)} | {span} | {left} |")
     return "\n".join(lines)
 
 
