@@ -156,9 +156,8 @@ class Run:
                 if tasks:
                     self._begin(tasks[0])
 
-        # --force: the lock of this home says that no run is at work, so what Meltano remembers is a killed one.
         try:
-            code = self._start(["meltano", "--log-format", "json", "run", "--force", "daily"], on_line)
+            code = self._start(["meltano", "--log-format", "json", "run", "daily"], on_line)
         finally:
             self.result["streams"] = summary.streams(self.home, self._since)
         if code:
