@@ -87,6 +87,7 @@ class Quarantined:
     """One row of ops.quarantine that was not replayed yet."""
 
     quarantine_id: str
+    load_id: int
     payload: str
     source_file: str | None
     line_number: int | None
@@ -120,6 +121,11 @@ class Engine(Protocol):
         self, stream: Stream, keys: Sequence[str], values: Iterable[tuple[str, ...]]
     ) -> dict[tuple[str, ...], Version]:
         """The version of each given key that raw received last."""
+
+    def newest_loads(
+        self, stream: Stream, keys: Sequence[str], values: Iterable[tuple[str, ...]]
+    ) -> dict[tuple[str, ...], int]:
+        """The latest load of each given key that raw has."""
 
     def occurrences(self, stream: Stream, rows: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
         """The highest `_sdc_occurrence` of each given (source file, row hash)."""
@@ -271,6 +277,13 @@ class Loader:
                 current[row.key] = version
                 kept.append(row)
         return kept
+
+    def without_older_versions(self, rows: Sequence[tuple[Row, Quarantined]]) -> list[Row]:
+        """Those of quarantined keyed rows whose key has no version from a later load in raw."""
+        if not self._keys:
+            return [row for row, _ in rows]
+        newest = self.context.engine.newest_loads(self.stream, self._keys, {row.key for row, _ in rows})
+        return [row for row, quarantined in rows if newest.get(row.key, 0) < quarantined.load_id]
 
     def write(
         self,

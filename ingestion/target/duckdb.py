@@ -217,28 +217,46 @@ class DuckDBEngine:
         self, stream: Stream, keys: Sequence[str], values: Iterable[tuple[str, ...]]
     ) -> dict[tuple[str, ...], Version]:
         """The version of each given key that raw received last."""
+        query = (
+            "select {keys}, _sdc_operation, _sdc_row_hash from found"
+            " qualify row_number() over (partition by {keys} order by _sdc_load_id desc, _sdc_sequence desc) = 1"
+        )
+        rows = self._of_keys(stream, keys, values, query)
+        return {tuple(row[:-2]): (row[-2], row[-1]) for row in rows}
+
+    def newest_loads(
+        self, stream: Stream, keys: Sequence[str], values: Iterable[tuple[str, ...]]
+    ) -> dict[tuple[str, ...], int]:
+        """The latest load of each given key that raw has."""
+        rows = self._of_keys(stream, keys, values, "select {keys}, max(_sdc_load_id) from found group by {keys}")
+        return {tuple(row[:-1]): row[-1] for row in rows}
+
+    def _of_keys(
+        self, stream: Stream, keys: Sequence[str], values: Iterable[tuple[str, ...]], query: str
+    ) -> list[tuple[Any, ...]]:
+        """The result of a query over `found`: raw's metadata of the rows with the given keys.
+
+        `{keys}` in the query stands for the keys as text, as they were given.
+        """
         types = {name.lower(): kind for name, kind in self.columns(stream).items()}
         values = list(values)
         if not values or any(key.lower() not in types for key in keys):
-            return {}
+            return []
         wanted = {f"text{n}": pa.array(column, pa.string()) for n, column in enumerate(zip(*values, strict=True))}
-        names = ", ".join(f"wanted.text{n}" for n in range(len(keys)))
+        names = ", ".join(wanted)
         casts = ", ".join(
             f"try_cast(text{n} as {types[key.lower()]}) as {identifier(f'key{n}')}" for n, key in enumerate(keys)
         )
         on = " and ".join(f"raw.{identifier(key)} = wanted.key{n}" for n, key in enumerate(keys))
         self._con.register("wanted_text", pa.table(wanted))
         try:
-            rows = self._con.execute(
-                f"with wanted as (select *, {casts} from wanted_text) "
-                f"select {names}, raw._sdc_operation, raw._sdc_row_hash from {_table(stream)} as raw "
-                f"join wanted on {on} "
-                f"qualify row_number() over (partition by {names} "
-                "order by raw._sdc_load_id desc, raw._sdc_sequence desc) = 1"
+            return self._con.execute(
+                f"with wanted as (select *, {casts} from wanted_text), found as (select {names}, raw._sdc_operation,"
+                f" raw._sdc_row_hash, raw._sdc_load_id, raw._sdc_sequence from {_table(stream)} as raw"
+                f" join wanted on {on}) {query.format(keys=names)}"
             ).fetchall()
         finally:
             self._con.unregister("wanted_text")
-        return {tuple(row[: len(keys)]): (row[-2], row[-1]) for row in rows}
 
     def occurrences(self, stream: Stream, rows: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
         """The highest `_sdc_occurrence` of each given (source file, row hash)."""
@@ -284,7 +302,7 @@ class DuckDBEngine:
         last = ""
         while True:
             rows = self._con.execute(
-                "select quarantine_id, payload, source_file, line_number from ops.quarantine "
+                "select quarantine_id, load_id, payload, source_file, line_number from ops.quarantine "
                 "where source = ? and stream = ? and replayed_load_id is null and quarantine_id > ? "
                 f"order by quarantine_id limit {_REPLAY_CHUNK}",
                 [stream.source, stream.name, last],

@@ -36,12 +36,15 @@ def replay(run: Run, files: Mapping[Stream, FileStreamConfig]) -> dict[Stream, C
     """
     results: dict[Stream, Counter[str]] = {}
     for stream, (keys, schema) in run.engine.streams().items():
-        superseded = {each for batch in run.lake.manifest(stream) for each in batch.origin.get("superseded", ())}
+        manifest = run.lake.manifest(stream)
+        superseded = {each for batch in manifest for each in batch.origin.get("superseded", ())}
+        # Versions of a database's key are in the order of their loads, so an old one must not come after a newer one.
+        is_ordered_by_load = any("position" in batch.origin for batch in manifest)
         for chunk in run.engine.quarantined(stream):
             loader = run.loader(stream.id)
             loader.set_schema(schema, keys)
             results.setdefault(stream, Counter()).update(
-                _replay_chunk(run, loader, chunk, files.get(stream), superseded)
+                _replay_chunk(run, loader, chunk, files.get(stream), superseded, is_ordered_by_load)
             )
     return results
 
@@ -52,6 +55,7 @@ def _replay_chunk(
     chunk: Sequence[Quarantined],
     config: FileStreamConfig | None,
     superseded: Set[str],
+    is_ordered_by_load: bool,
 ) -> Counter[str]:
     records = {
         each.quarantine_id: record
@@ -63,7 +67,7 @@ def _replay_chunk(
         plain_records = {each: record for each, record in records.items() if each not in from_files}
         records = plain_records | _passing(config, {each: records[each] for each in records if each in from_files})
     ids: list[str] = []
-    plain: list[Row] = []
+    plain: list[tuple[Row, Quarantined]] = []
     of_files: list[tuple[Row, Quarantined]] = []
     for each in chunk:
         if each.quarantine_id not in records:
@@ -74,11 +78,12 @@ def _replay_chunk(
             continue  # It keeps the reason it has.
         ids.append(each.quarantine_id)
         if each.source_file is None:
-            plain.append(row)
+            plain.append((row, each))
         else:
             of_files.append((row, each))
     if ids:
-        kept = loader.without_known_versions(plain)
+        not_older = loader.without_older_versions(plain) if is_ordered_by_load else [row for row, _ in plain]
+        kept = loader.without_known_versions(not_older)
         rows = [*kept, *(row for row, _ in of_files)]
         places: list[Place] = []
         if of_files:
