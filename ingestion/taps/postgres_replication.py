@@ -94,7 +94,10 @@ class Position:
     slot: str
     system: str
     table: str
-    """The table and its membership of the publication, by their oids: what is made anew has another log."""
+    """The table and its membership of the publication, by their oids, and its key.
+
+    What is made anew has another log, and with another key old rows are no longer those that new changes speak of.
+    """
     lsn: int
     complete: bool = True
 
@@ -357,7 +360,7 @@ class Replication:
         if left_out := sorted(generated & {column.name for column in stream.lake_table.columns}):
             self.logger.warning("%s: without %s: the log has no generated columns", stream.name, ", ".join(left_out))
         self._generated[table.oid] = generated
-        return f"{table.oid}.{facts.member}"
+        return f"{table.oid}.{facts.member} {json.dumps(list(keys), ensure_ascii=False)}"
 
     # Places
 
@@ -386,7 +389,7 @@ class Replication:
             return None
         if any(position.table != table for position in positions):
             self.logger.warning(
-                "%s: the table or its publication was made anew: it is compared as a whole", stream.name
+                "%s: the table, its key or its publication was made anew: it is compared as a whole", stream.name
             )
             return None
         if slot is None or slot.confirmed_lsn is None:

@@ -318,13 +318,13 @@ class Extraction:
         assert found == expected
 
 
-def play(source: Source, extraction: Extraction, history: list[Any], full: bool) -> None:
+def play(source: Source, extraction: Extraction, history: list[Any]) -> None:
     extraction.run("")
     snapshot = source.database.query("select coalesce(max(number), 0) from audit.log")[0][0]
     for drifts, transactions, accident in history:
         for each in drifts:
-            # Replication keys and logs do not tell of keys that became others.
-            if full or each[0] != "key":
+            # A replication key tells nothing of keys that became others.
+            if extraction.method != "INCREMENTAL" or each[0] != "key":
                 source.drift(*each)
         for transaction in transactions:
             visible = [each for each in transaction if extraction.method != "INCREMENTAL" or each[0] not in UNSEEN]
@@ -332,10 +332,11 @@ def play(source: Source, extraction: Extraction, history: list[Any], full: bool)
                 source.change(visible)
         extraction.run(accident)
         extraction.check_current(source.keys())
-    if extraction.method == "LOG_BASED":
-        extraction.check_log(snapshot)
-    else:
+    if extraction.method != "LOG_BASED":
         extraction.check_no_version_twice()
+    elif not any(each[0] == "key" for drifts, _, _ in history for each in drifts):
+        # With another key the table is compared as a whole, which shows its state and not its log.
+        extraction.check_log(snapshot)
     extraction.home.check_identities()
 
 
@@ -357,6 +358,6 @@ def test_raw_equals_the_source_after_any_history(method, full, postgres_server, 
             home = TargetHome(Path(folder) / "home")
             monkeypatch.setenv("WAREHOUSE_HOME", str(home.home))
             source = Source(database)
-            play(source, Extraction(source, home, method), history, method == "FULL_TABLE")
+            play(source, Extraction(source, home, method), history)
 
     check()
