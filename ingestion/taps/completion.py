@@ -6,9 +6,11 @@ A tap that is killed between two messages leaves an input that ends well. Its la
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
 from typing import Any
 
-from singer_sdk import Stream
+from singer_sdk import Stream, Tap
 
 UNFINISHED = "unfinished"
 
@@ -38,3 +40,11 @@ class AnnouncedStream(Stream):
                 del self.tap_state[UNFINISHED]
             self.state_manager.is_flushed = False
         super().finalize_state_progress_markers(state)
+
+
+class StoppableTap(Tap):
+    """A tap that fails when a signal stops it: the SDK's ends with exit code 0, and the run would count as complete."""
+
+    def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
+        self.logger.error("stopped by signal %s; nothing is half written, run again to go on", signum)
+        sys.exit(1)

@@ -26,7 +26,7 @@ from singer_sdk.plugin_base import SingerCommand, _ConfigInput
 from ingestion import lifeline, settings
 from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, connect, identifier, make_folder
-from ingestion.taps.completion import AnnouncedStream
+from ingestion.taps.completion import AnnouncedStream, StoppableTap
 from ingestion.taps.file_config import FileStreamConfig, load_streams
 from ingestion.taps.file_reading import (
     LINE_NUMBER,
@@ -367,7 +367,7 @@ class _Command(SingerCommand):
             sys.exit(1)
 
 
-class TapFiles(Tap):
+class TapFiles(StoppableTap):
     """Extracts CSV, JSONL and Parquet files, compressed or not."""
 
     name = "tap-files"

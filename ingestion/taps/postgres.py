@@ -26,7 +26,7 @@ from singer_sdk.singerlib import Catalog, MetadataMapping, SchemaMessage
 from ingestion import lifeline, settings
 from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, Stream, first_line, identifier, literal
-from ingestion.taps.completion import AnnouncedStream
+from ingestion.taps.completion import AnnouncedStream, StoppableTap
 from ingestion.taps.postgres_catalog import Table, discover
 from ingestion.taps.postgres_connection import DatabaseError, Server
 from ingestion.taps.postgres_extracts import Extract, Options, TableLake, select_query, without_null_keys
@@ -389,7 +389,7 @@ class _Command(SingerCommand):
             sys.exit(1)
 
 
-class TapPostgres(Tap):
+class TapPostgres(StoppableTap):
     """Extracts tables of PostgreSQL 13 and later: whole, by a replication key, or from the log."""
 
     name = "tap-postgres"
