@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 
 from ingestion import lifeline
 from ingestion.errors import UserError
+from ingestion.lake import Stream
+from ingestion.taps.files import FileStream, TapFiles
 from ingestion.target.duckdb import DuckDBEngine
 from tests.integration.conftest import TARGET
 from tests.integration.tap_files_runs import Shop
@@ -186,3 +189,22 @@ def test_a_stream_with_a_file_that_could_not_be_taken_up_is_a_failed_sync(wareho
 def test_a_foreign_taps_sync_is_ok_when_its_input_ends_well(warehouse):
     warehouse.load([schema(), record(id=1)])
     assert warehouse.query("select status from ops.syncs") == [("ok",)]
+
+
+def test_a_tap_that_a_signal_stops_fails_and_says_no_more(tmp_path, monkeypatch, capsys):
+    """The state at hand is already that after the batch, whose message was not written."""
+    shop = Shop(tmp_path, TWO)
+    shop.put("orders/1.csv", "id\n1\n")
+    monkeypatch.setattr(FileStream, "_write_batch_message", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(SystemExit) as end:
+            TapFiles(config=shop.config).sync_all()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert end.value.code == 1
+    assert shop.lake.manifest(Stream("shop", "orders"))
+    messages = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    states = [message["value"] for message in messages if message["type"] == "STATE"]
+    assert states == [{"unfinished": ["shop-orders"]}]
