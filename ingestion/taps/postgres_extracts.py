@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, Stream, connect, identifier, literal, make_folder
-from ingestion.lake.arrow_writer import ArrowWriter, Encodings, RowGroups
+from ingestion.lake.arrow_writer import BATCH_ROWS, ArrowWriter, Encodings, RowGroups
 from ingestion.lake.comparison import Differences, Held, compare
 from ingestion.taps.postgres_catalog import Table
 from ingestion.taps.postgres_connection import Server
@@ -41,7 +41,7 @@ Position = Callable[[bool], dict[str, Any]]
 class Options:
     """The tap's settings of extracts; docs of each are in `TapPostgres.config_jsonschema`."""
 
-    batch_size_rows: int = 500_000
+    batch_size_rows: int = BATCH_ROWS
     memory_limit: str = "256MB"
     read_connections: int = 1
     max_vanished_share: float = 0.5
@@ -208,15 +208,20 @@ class Extract:
         self, snapshot: Snapshot, queries: Sequence[str], position: Position, observe: Observer | None = None
     ) -> Iterator[Batch]:
         target, writer = self.target, self.target.writer
-        for rows in snapshot.read(queries):
-            if writer.is_full:
-                yield target.close(position(False), appended=True, **(observe.origin() if observe else {}))
+        for batch in snapshot.read(queries):
             extracted_at = datetime.now(UTC)
-            converted = target.converted(rows)
-            if observe:
-                observe.see(converted.rows)
-            writer.add(converted.rows, extracted_at=extracted_at)
-            writer.quarantine([(bad.reason, bad.column, bad.payload) for bad in converted.unfit])
+            converted = target.converted(batch)
+            rows = converted.rows
+            while rows.num_rows or converted.unfit:
+                # Only when more comes: the last batch is the complete one.
+                if writer.is_full:
+                    yield target.close(position(False), appended=True, **(observe.origin() if observe else {}))
+                part, rows = rows.slice(0, writer.room), rows.slice(writer.room)
+                if observe:
+                    observe.see(part)
+                writer.add(part, extracted_at=extracted_at)
+                writer.quarantine([(bad.reason, bad.column, bad.payload) for bad in converted.unfit])
+                converted = Converted(rows, [])
         yield target.close(position(True), appended=True, **(observe.origin() if observe else {}))
 
     def _compared(

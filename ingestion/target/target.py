@@ -195,7 +195,7 @@ class TargetWarehouse(Target):
             default=_defaults.min_quarantined_rows,
             description="... and more than this many rows, so that one bad row of three does not stop a shop.",
         ),
-        th.Property("memory_limit", th.StringType, default="400MB", description="Memory of DuckDB."),
+        th.Property("memory_limit", th.StringType, default="256MB", description="Memory of DuckDB."),
         th.Property("threads", th.IntegerType, default=2, description="Threads of DuckDB."),
     ).to_dict()
 
@@ -216,7 +216,7 @@ class TargetWarehouse(Target):
             engine = DuckDBEngine(
                 Path(self.config.get("warehouse_file") or home.warehouse_file),
                 self.config.get("shop") or home.shop,
-                memory_limit=self.config.get("memory_limit", "400MB"),
+                memory_limit=self.config.get("memory_limit", "256MB"),
                 threads=self.config.get("threads", 2),
             )
             lake = Lake(Path(self.config.get("lake") or home.lake).resolve())
