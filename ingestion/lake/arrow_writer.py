@@ -20,7 +20,10 @@ from ingestion.lake.writer import MANIFEST, TEMPORARY, Lake, _append, _sync
 ROW_GROUP_ROWS = 122_880
 ROW_GROUP_BYTES = 48 * 1024 * 1024
 BATCH_ROWS = 4 * ROW_GROUP_ROWS
-BATCH_BYTES = 512 * 1024 * 1024
+BATCH_BYTES = 96 * 1024 * 1024
+# A target holds the rows of a batch that fill no row group until it commits, several times over: less of wide rows.
+WIDE_ROW_BYTES = 2048
+WIDE_BATCH_BYTES = 32 * 1024 * 1024
 _SAMPLE_ROWS = 20_000
 
 _METADATA_TYPES = {
@@ -168,7 +171,8 @@ class ArrowWriter:
     @property
     def is_full(self) -> bool:
         """Whether the batch should close."""
-        return self.room <= 0 or self._bytes >= self._limits[1]
+        is_wide = self._bytes > WIDE_ROW_BYTES * (self.rows + self.unfit)
+        return self.room <= 0 or self._bytes >= (min(WIDE_BATCH_BYTES, self._limits[1]) if is_wide else self._limits[1])
 
     @property
     def room(self) -> int:

@@ -540,7 +540,7 @@ class TapPostgres(StoppableTap):
             "batch_size_rows",
             th.IntegerType,
             default=_defaults.batch_size_rows,
-            description="Rows of a batch; it also closes at 512 MB",
+            description="Rows of a batch; it also closes at 96 MB",
         ),
         th.Property(
             "memory_limit",
