@@ -33,6 +33,8 @@ from ingestion.taps.postgres_types import Column, Converted, Unfit, payload, tex
 # Changes decoded at a time.
 _CHUNK_ROWS = 20_000
 _CHUNK_BYTES = 4 * 1024 * 1024
+_SMALL_ROWS = 5_000
+"""The same where values are to be looked up."""
 # What is kept in memory of a batch that is not closed yet, to find the rows before in.
 _OPEN_BYTES = 64 * 1024 * 1024
 _UPDATE, _DELETE, _WHOLE_ROW = ord("U"), ord("D"), ord("O")
@@ -194,21 +196,31 @@ class ChangedTable:
     # From changes to versions
 
     def _convert(self) -> None:
-        """Decode what was taken and append it to the batch."""
-        if not self._payloads:
-            return
+        """Append what was taken to the batch."""
+        if self._payloads:
+            payloads, lsns, times = self._payloads, self._lsns, self._times
+            self._payloads, self._lsns, self._times, self._bytes = [], [], [], 0
+            self._append(payloads, lsns, times)
+
+    def _append(self, payloads: Sequence[bytes], lsns: Sequence[int], times: Sequence[datetime]) -> None:
+        """Decode changes and append them to the batch."""
         assert self._relation is not None
         try:
-            rows = decode(self._payloads, len(self._relation.columns))
+            rows = decode(payloads, len(self._relation.columns))
         except UnicodeDecodeError as error:
             raise UserError(
                 f"stream {self.target.stream.id}: {self.target.table.label} has text that is not in the database's"
                 " encoding; mend it in the source"
             ) from error
+        if len(payloads) > _SMALL_ROWS and any(texts.unchanged is not None for texts in rows.new):
+            # Small in the log and large once their values are there again.
+            for start in range(0, len(payloads), _SMALL_ROWS):
+                part = slice(start, start + _SMALL_ROWS)
+                self._append(payloads[part], lsns[part], times[part])
+            return
         versions = self._versions(rows)
-        lsns = np.array(self._lsns, np.int64)[versions.changes]
-        times = pa.array(self._times, pa.timestamp("us", "UTC"))
-        self._payloads, self._lsns, self._times, self._bytes = [], [], [], 0
+        sequences = np.array(lsns, np.int64)[versions.changes]
+        committed = pa.array(times, pa.timestamp("us", "UTC"))
         texts = versions.texts
         sources, lookups = self._sources(versions) if versions.unchanged else ({}, [])
         count = len(versions.changes)
@@ -220,9 +232,9 @@ class ChangedTable:
             converted = self._filled(converted, sources, lookups, texts, count)
         kept = np.arange(count) if converted.kept is None else converted.kept.to_numpy()
         is_delete = versions.is_delete[kept]
-        deleted_at = times.take(pa.array(versions.changes[kept], mask=~is_delete))
+        deleted_at = committed.take(pa.array(versions.changes[kept], mask=~is_delete))
         operation = pc.if_else(pa.array(is_delete), "delete", "upsert")
-        sequence = pa.array(lsns[kept])
+        sequence = pa.array(sequences[kept])
         writer = self.target.writer
         writer.add(
             converted.rows,
@@ -417,12 +429,19 @@ class ChangedTable:
             f"versions.{identifier(column.name)} = wanted_keys.{name}"
             for column, name in zip(key_columns, names, strict=True)
         )
+        # Which version is the newest needs no values; only its own are read then, for they are large.
+        order = f"place, _sdc_load_id, {_SEQUENCE}, {_OPERATION}"
+        fields = ", ".join(f"{name}: {name}" for name in order.split(", "))
+        self._con.execute(
+            f"create or replace temp table newest as select wanted, unnest(max({{{fields}}}))"
+            f" from (select wanted, {order} from ({self._versions_sql(self.target.keys)}) as versions"
+            f" join wanted_keys on {on}) group by wanted"
+        )
         every = list(dict.fromkeys([*self.target.keys, *(column.name for column in columns)]))
         values = ", ".join(f"versions.{identifier(column.name)} as value{n}" for n, column in enumerate(columns))
         result = self._con.sql(
             f"select wanted, {values} from ({self._versions_sql(every)}) as versions join wanted_keys on {on}"
-            f" qualify row_number() over (partition by wanted order by place desc, _sdc_load_id desc, {_SEQUENCE} desc)"
-            f" = 1 and {_OPERATION} = 'upsert'"
+            f" join newest using (wanted, {order}) where {_OPERATION} = 'upsert'"
         ).to_arrow_table()
         places = np.full(len(keys), -1, np.int64)
         places[result.column("wanted").to_numpy()] = np.arange(result.num_rows)

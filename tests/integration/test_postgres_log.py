@@ -179,7 +179,7 @@ def test_reading_ends_wherever_the_log_ends(source):
 
 
 def test_what_is_committed_after_the_end_comes_with_the_next_reading(source):
-    source.execute("insert into things values (1)")
+    source.execute("insert into things values (1)", "create table others ()")
     with source.log() as log:
         until = log.system().lsn
     source.execute("insert into things values (2)", "insert into things values (3)")
