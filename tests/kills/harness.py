@@ -217,7 +217,10 @@ def left_behind(home: Path) -> frozenset[str]:
         found.add(LEFT[1])
     state = home / "state.json"
     bookmarks = json.loads(state.read_text())["bookmarks"] if state.exists() else {}
-    if any(load_id > bookmarks.get(stream, {}).get("load_id", 0) for stream, load_id in loaded.items()):
+    # Meltano's own state is not looked at.
+    if not (home / "meltano").exists() and any(
+        load_id > bookmarks.get(stream, {}).get("load_id", 0) for stream, load_id in loaded.items()
+    ):
         found.add(LEFT[2])
     return frozenset(found)
 
