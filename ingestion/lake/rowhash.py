@@ -16,8 +16,8 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def row_hash_sql(columns: Sequence[str]) -> str:
-    """An SQL expression for `_sdc_row_hash` over columns of any type.
+def row_hash_sql(columns: Sequence[str], *, texts: bool = False) -> str:
+    """An SQL expression for `_sdc_row_hash` over columns of any type; `texts` are sure to be text without NUL.
 
     md5 of NUL, name, NUL, value for each column that is not null, sorted by name: NUL keeps ("ab", "c") apart from
     ("a", "bc"). A row with a NUL in a value, which files and most databases cannot have, is hashed as `1` and
@@ -26,15 +26,17 @@ def row_hash_sql(columns: Sequence[str]) -> str:
     """
     if not columns:
         return f"md5({literal('')})"
-    texts = {name: f"cast({identifier(name)} as varchar)" for name in sorted(columns)}
+    values = {name: identifier(name) if texts else f"cast({identifier(name)} as varchar)" for name in sorted(columns)}
     plain, counted = [], ["'1'"]
-    for name, text in texts.items():
+    for name, text in values.items():
         given = f"case when {identifier(name)} is not null then"
         plain.append(f"{given} chr(0) || {literal(name)} || chr(0) end, {text}")
         counted.append(f"{given} {literal(f'{len(name)}:{name}')} || length({text}) || ':' || {text} end")
+    if texts:
+        return f"md5(concat({', '.join(plain)}))"
     # One look at all values together, and each value copied once, is what makes this cheap.
     return (
-        f"case when contains(concat({', '.join(texts.values())}), chr(0))"
+        f"case when contains(concat({', '.join(values.values())}), chr(0))"
         f" then md5(concat({', '.join(counted)})) else md5(concat({', '.join(plain)})) end"
     )
 

@@ -148,6 +148,7 @@ class Lake:
         stream: Stream,
         *,
         rows: str,
+        columns: Sequence[str] | None = None,
         quarantine: str | None = None,
         batch_id: str,
         origin: dict[str, Any],
@@ -160,9 +161,10 @@ class Lake:
     ) -> Batch:
         """Close one batch: stamp the metadata, write the files, append to the manifest.
 
-        `rows` names a relation of `con` with the data columns and those `_sdc_` columns that the caller stamps itself
-        (nulls in `_sdc_extracted_at`, `_sdc_sequence`, `_sdc_operation` and `_sdc_row_hash` are stamped too). It is
-        read once, in its order, and never as a whole in memory. `quarantine` names a relation with reason, column_name,
+        `rows` is a relation of `con`, or a query in parentheses, with the data columns and those `_sdc_` columns that
+        the caller stamps itself (nulls in `_sdc_extracted_at`, `_sdc_sequence` and `_sdc_operation` are stamped too).
+        It is read once, in its order, and never as a whole in memory. `columns` are its columns, for a caller who knows
+        them: finding out is as dear as a small batch. `quarantine` is likewise a relation with reason, column_name,
         payload, source_file, line_number; it is read when all rows are written. `sync_started_at` is in milliseconds
         since 1970. `con` should come from `connect`.
 
@@ -180,12 +182,12 @@ class Lake:
                     self.remove_orphans(stream)
                 self._repair_manifest(folder)
                 load_id = load_id or self.next_load_id()
-                given = [name for name in _columns(con, rows) if name not in helpers]
-                columns = [name for name in given if name not in METADATA_COLUMNS]
+                given = [name for name in columns or _columns(con, rows) if name not in helpers]
+                data = [name for name in given if name not in METADATA_COLUMNS]
                 file = folder / f"{load_id}.parquet"
                 # The hash of a timestamptz is that of its text. A result that is not fetched blocks the next query.
                 con.execute("set TimeZone = 'UTC'").fetchall()
-                stamps = _stamps(columns, load_id, extracted_at, received_at, sync_started_at)
+                stamps = _stamps(data, load_id, extracted_at, received_at, sync_started_at)
                 query = _stamped_query(rows, given, helpers, stamps)
                 with (
                     _ParquetFile(file, without=helpers) as parquet,
@@ -204,7 +206,7 @@ class Lake:
                         rows_loaded=parquet.rows,
                         rows_quarantined=rows_quarantined,
                         rows_dropped=rows_dropped,
-                        columns=columns,
+                        columns=data,
                         origin=origin,
                     )
                     if batch.quarantine_file:
@@ -234,18 +236,18 @@ class Lake:
 
 
 def _columns(con: duckdb.DuckDBPyConnection, relation: str) -> list[str]:
-    return [row[0] for row in con.execute(f"describe select * from {identifier(relation)}").fetchall()]
+    return [row[0] for row in con.execute(f"describe select * from {relation}").fetchall()]
 
 
 def _count(con: duckdb.DuckDBPyConnection, relation: str) -> int:
-    return con.execute(f"select count(*) from {identifier(relation)}").fetchall()[0][0]
+    return con.execute(f"select count(*) from {relation}").fetchall()[0][0]
 
 
 def _quarantine_query(quarantine: str | None, load_id: int) -> str:
     columns = ", ".join(f"cast({name} as {kind}) as {name}" for name, kind in QUARANTINE_COLUMNS.items())
     # The id is fixed here, so that a warehouse rebuilt from the lake has the same one.
     number = "row_number() over ()"
-    return f"select '{load_id}-' || {number} as quarantine_id, {columns} from {identifier(quarantine or '')}"
+    return f"select '{load_id}-' || {number} as quarantine_id, {columns} from {quarantine}"
 
 
 def _stamps(
@@ -276,9 +278,10 @@ def _stamped_query(rows: str, given: Sequence[str], helpers: Sequence[str], stam
     for name, kind in METADATA_COLUMNS.items():
         value = stamps.get(name, "null")
         if name in given and name not in own:
-            value = f"coalesce({name}, {value})" if name in stamps else name
+            # A hash is stamped for all rows or for none: its expression is the most of what there is to plan.
+            value = f"coalesce({name}, {value})" if name in stamps and name != "_sdc_row_hash" else name
         columns.append(f"cast({value} as {kind}) as {name}")
-    return f"select {', '.join([*columns, *map(identifier, helpers)])} from {identifier(rows)}"
+    return f"select {', '.join([*columns, *map(identifier, helpers)])} from {rows}"
 
 
 def _read(con: duckdb.DuckDBPyConnection, query: str, parquet: _ParquetFile) -> Iterator[pa.RecordBatch]:

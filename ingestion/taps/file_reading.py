@@ -115,9 +115,10 @@ def make_rejects(con: duckdb.DuckDBPyConnection) -> None:
 
 @dataclass(frozen=True)
 class FileView:
-    """A file as the view `records` of its data columns, to be read once; `is_exact` tells in the end if that holds."""
+    """A query for a file's records, to be read once; `is_exact` tells in the end if it gives what the file holds."""
 
     columns: list[str]
+    query: str
     is_exact: Future[bool]
 
 
@@ -141,16 +142,15 @@ def view_file(
             with _open(path, config.encoding) as file:
                 header = _checked_columns(_header(_CsvRecords(file, config, max_line_bytes)), config, spelling)
             columns = [name for name in header if name not in deselected]
-            source = _csv_sql(path, header, columns, config, max_line_bytes)
+            query = _csv_sql(path, header, columns, config, max_line_bytes)
             is_exact = pool.submit(_is_regular, path, config, max_line_bytes)
         elif config.format == "parquet":
-            columns, source = _parquet_sql(con, path, config, spelling, deselected)
+            columns, query = _parquet_sql(con, path, config, spelling, deselected)
             is_exact = pool.submit(lambda: True)
         else:
             yield None
             return
-        con.execute(f"create or replace temp view {RECORDS} as {source}")
-        yield FileView(columns, is_exact)
+        yield FileView(columns, query, is_exact)
 
 
 @contextlib.contextmanager

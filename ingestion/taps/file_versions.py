@@ -147,17 +147,17 @@ def write_at_once(
     have to be numbered.
     """
     make_rejects(con)
-    names = "".join(f"{identifier(name)}, " for name in view.columns)
-    records = (
-        f"select {names} {row_hash_sql(view.columns)} as {ROW_HASH},"
-        f" cast(null as bigint) as {LINE_NUMBER}, cast(1 as bigint) as _sdc_occurrence from {RECORDS}"
-    )
-    con.execute(
-        f"create or replace temp view {_ROWS} as select *, {literal(file.name)} as _sdc_source_file,"
-        f" hash({ROW_HASH}) as {_FINGERPRINT}, {suspect_sql(config, view.columns)} as {_SUSPECT}"
-        f" from ({_versions_sql(config, view.columns, records)})"
-    )
-    con.execute(f"create or replace temp view {_QUARANTINE} as {_quarantine_sql(REJECTS, file)}")
+    # A small file costs what its query costs to plan, so there is one, and no view. No record with a NUL stays.
+    stamped = {
+        LINE_NUMBER: "cast(null as bigint)",
+        "_sdc_occurrence": "cast(1 as bigint)",
+        "_sdc_source_file": literal(file.name),
+        ROW_HASH: row_hash_sql(view.columns, texts=True),
+        _SUSPECT: suspect_sql(config, view.columns),
+    }
+    names = [*map(identifier, view.columns), *(f"{value} as {name}" for name, value in stamped.items())]
+    versions = _versions_sql(config, view.columns, f"select {', '.join(names)} from ({view.query})")
+    rows = f"(select *, hash({ROW_HASH}) as {_FINGERPRINT} from ({versions}))"
     try:
         with _Fingerprints(work / "fingerprints") as fingerprints, con.cursor() as checks:
 
@@ -181,8 +181,9 @@ def write_at_once(
             return lake.write(
                 con,
                 config.stream,
-                rows=_ROWS,
-                quarantine=_QUARANTINE,
+                rows=rows,
+                columns=[*view.columns, *stamped, "_sdc_deleted_at", "_sdc_operation", _FINGERPRINT],
+                quarantine=f"({_quarantine_sql(REJECTS, file)})",
                 batch_id=batch_id(config, file, None),
                 origin=_origin(file, None),
                 extracted_at=extracted_at,
@@ -266,11 +267,10 @@ def write_copy(
 
     Else its rows would come in once the original changes, beside those that the original still has.
     """
-    con.execute(f"create or replace temp view no_rows as select cast(null as bigint) as {LINE_NUMBER} where false")
     return lake.write(
         con,
         config.stream,
-        rows="no_rows",
+        rows=f"(select cast(null as bigint) as {LINE_NUMBER} where false)",
         batch_id=batch_id(config, file, None),
         origin=_origin(file, None) | {"same_as": original},
         extracted_at=extracted_at,

@@ -222,7 +222,7 @@ class FileStream(AnnouncedStream):
         if batch is None:
             columns = self._read(workplace, path, file)
             batch = write_batch(workplace.con, lake, self.file_config, history, file, columns, extracted_at)
-        drop_relations(workplace.con)
+            drop_relations(workplace.con)
         self.logger.info(
             "%s: %s rows extracted, %s loaded, %s quarantined, %s dropped as identical",
             name,
@@ -260,8 +260,6 @@ class FileStream(AnnouncedStream):
             )
             if batch:
                 self._remember(view.columns)
-            else:
-                drop_relations(workplace.con)
             return batch
 
     @property
