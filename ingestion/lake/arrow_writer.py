@@ -9,22 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ingestion.lake.batch import METADATA_COLUMNS, METADATA_KEY, Batch, Stream
-from ingestion.lake.writer import MANIFEST, TEMPORARY, Lake, _append, _sync
+from ingestion.lake.row_groups import ROW_GROUP_ROWS, RowGroups, append_line
+from ingestion.lake.writer import MANIFEST, Lake
 
-# A row group is what writers hold in memory and readers skip. This is DuckDB's own: it loads whole ones twice as fast
-# as those that end elsewhere.
-ROW_GROUP_ROWS = 122_880
-ROW_GROUP_BYTES = 48 * 1024 * 1024
 BATCH_ROWS = 4 * ROW_GROUP_ROWS
 BATCH_BYTES = 96 * 1024 * 1024
 # A target holds the rows of a batch that fill no row group until it commits, several times over: less of wide rows.
 WIDE_ROW_BYTES = 2048
 WIDE_BATCH_BYTES = 32 * 1024 * 1024
-_SAMPLE_ROWS = 20_000
 
 _METADATA_TYPES = {
     "TIMESTAMPTZ": pa.timestamp("us", "UTC"),
@@ -47,80 +41,6 @@ _QUARANTINE_SCHEMA = pa.schema(
 def batch_id(stream: Stream, load_id: int) -> str:
     """The id of a batch of a database stream."""
     return hashlib.sha256(f"{stream.id}\n{load_id}".encode()).hexdigest()
-
-
-class Encodings:
-    """How each column is encoded, judged by its first rows: dictionaries pay only where values repeat."""
-
-    def __init__(self, rows: pa.RecordBatch) -> None:
-        sample = rows.slice(0, _SAMPLE_ROWS)
-        self.dictionary: list[str] = [field.name for field in METADATA_FIELDS]
-        self.others: dict[str, str] = {}
-        for name, column in zip(sample.schema.names, sample.columns, strict=True):
-            if pa.types.is_boolean(column.type):
-                continue
-            if sample.num_rows and pc.count_distinct(column).as_py() * 8 <= sample.num_rows:
-                self.dictionary.append(name)
-            elif pa.types.is_integer(column.type) or pa.types.is_temporal(column.type):
-                self.others[name] = "DELTA_BINARY_PACKED"
-
-    def writer(self, path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-        """A Parquet file with these encodings."""
-        return pq.ParquetWriter(
-            path,
-            schema,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=[name for name in self.dictionary if name in schema.names],
-            column_encoding=self.others,
-            write_statistics=True,
-            store_decimal_as_integer=True,
-        )
-
-
-class RowGroups:
-    """A Parquet file that grows by record batches, a row group at a time."""
-
-    def __init__(self, path: Path, schema: pa.Schema, encodings: Encodings) -> None:
-        self.path = path
-        self._writer = encodings.writer(path, schema)
-        self._waiting: list[pa.RecordBatch] = []
-        self._rows = self._bytes = 0
-
-    def add(self, rows: pa.RecordBatch) -> None:
-        """Append rows; they are written when a row group is full."""
-        while rows.num_rows > (room := ROW_GROUP_ROWS - self._rows):
-            self._wait(rows.slice(0, room))
-            self._flush()
-            rows = rows.slice(room)
-        self._wait(rows)
-        if self._bytes >= ROW_GROUP_BYTES:
-            self._flush()
-
-    def _wait(self, rows: pa.RecordBatch) -> None:
-        self._waiting.append(rows)
-        self._rows += rows.num_rows
-        self._bytes += rows.nbytes
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.Table.from_batches(self._waiting), row_group_size=ROW_GROUP_ROWS)
-        self._waiting.clear()
-        self._rows = self._bytes = 0
-
-    def close(self, metadata: Mapping[str, str] | None = None) -> None:
-        """Write what waits, and the file's end; the file is on disk then."""
-        self._flush()
-        if metadata:
-            self._writer.add_key_value_metadata(dict(metadata))
-        self._writer.close()
-        _sync(self.path)
-
-    def abandon(self) -> None:
-        """Close and remove the file."""
-        self._waiting.clear()
-        self._writer.close()
-        self.path.unlink(missing_ok=True)
 
 
 class ArrowWriter:
@@ -146,7 +66,6 @@ class ArrowWriter:
         self._limits = batch_rows, batch_bytes
         manifest = lake.manifest(stream)
         self.last: Batch | None = manifest[-1] if manifest else None
-        self._encodings: Encodings | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -209,20 +128,14 @@ class ArrowWriter:
                 arrays.append(value.cast(field.type))
             else:
                 arrays.append(pa.repeat(pa.scalar(value, field.type), rows.num_rows))
-        schema = pa.schema([*rows.schema, *METADATA_FIELDS])
-        if self._file is None:
-            self._open(rows)
-        assert self._file is not None
-        self._file.add(pa.RecordBatch.from_arrays(arrays, schema=schema))
+        file = self._file = self._file or self._open(rows.schema)
+        file.add(pa.RecordBatch.from_arrays(arrays, schema=file.schema))
         self.rows += rows.num_rows
         self._bytes += rows.nbytes
 
-    def _open(self, rows: pa.RecordBatch) -> None:
-        if self._encodings is None or self._columns != rows.schema.names:
-            self._encodings = Encodings(rows)
-        self._columns = rows.schema.names
-        schema = pa.schema([*rows.schema, *METADATA_FIELDS])
-        self._file = RowGroups(self._path(f"{TEMPORARY}{self.load_id}.parquet"), schema, self._encodings)
+    def _open(self, columns: pa.Schema) -> RowGroups:
+        self._columns = columns.names
+        return RowGroups(self._path(".parquet"), pa.schema([*columns, *METADATA_FIELDS]))
 
     def quarantine(self, rows: Sequence[tuple[str, str | None, str]]) -> None:
         """Append rows that cannot be loaded: reason, column and payload of each."""
@@ -239,9 +152,7 @@ class ArrowWriter:
             pa.nulls(count, pa.int64()),
         ]
         table = pa.RecordBatch.from_arrays(arrays, schema=_QUARANTINE_SCHEMA)
-        if self._bad is None:
-            path = self._path(f"{TEMPORARY}{self.load_id}.quarantine.parquet")
-            self._bad = RowGroups(path, _QUARANTINE_SCHEMA, Encodings(table))
+        self._bad = self._bad or RowGroups(self._path(".quarantine.parquet"), _QUARANTINE_SCHEMA)
         self._bad.add(table)
         self.unfit += count
         self._bytes += table.nbytes
@@ -252,17 +163,14 @@ class ArrowWriter:
 
     def close(self, empty: pa.Schema, origin: Mapping[str, Any]) -> Batch:
         """Close the batch; `empty` are the columns of one without rows. Raises OSError when the disk refuses."""
-        folder = self._lake.root / self._stream.folder
         load_id = self.load_id
-        if self._file is None:
-            self._open(empty.empty_table().to_batches()[0] if empty.empty_table().to_batches() else _no_rows(empty))
-        assert self._file is not None
+        file = self._file = self._file or self._open(empty)
         batch = Batch(
             batch_id=batch_id(self._stream, load_id),
             load_id=load_id,
             stream=self._stream,
-            file=folder / f"{load_id}.parquet",
-            quarantine_file=folder / f"{load_id}.quarantine.parquet" if self.unfit else None,
+            file=file.file,
+            quarantine_file=self._bad.file if self._bad else None,
             rows_extracted=self.rows + self.unfit + self.dropped,
             rows_loaded=self.rows,
             rows_quarantined=self.unfit,
@@ -271,13 +179,10 @@ class ArrowWriter:
             origin={**origin, "follows": self.last.batch_id if self.last else None},
         )
         metadata = {METADATA_KEY: batch.to_json()}
-        if self._bad is not None and batch.quarantine_file:
+        if self._bad:
             self._bad.close(metadata)
-            self._bad.path.rename(batch.quarantine_file)
-        self._file.close(metadata)
-        self._file.path.rename(batch.file)
-        _sync(folder)
-        _append(folder / MANIFEST, batch.to_json())
+        file.close(metadata)
+        append_line(file.file.with_name(MANIFEST), batch.to_json())
         self.last = batch
         self._reset()
         return batch
@@ -289,9 +194,5 @@ class ArrowWriter:
                 file.abandon()
         self._reset()
 
-    def _path(self, name: str) -> Path:
-        return self._lake.root / self._stream.folder / name
-
-
-def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+    def _path(self, ending: str) -> Path:
+        return self._lake.root / self._stream.folder / f"{self.load_id}{ending}"

@@ -14,8 +14,9 @@ from ingestion.errors import UserError
 from ingestion.lake.batch import METADATA_COLUMNS, Batch, Stream
 from ingestion.lake.compaction import File, files_of, read
 from ingestion.lake.definition import NEXT, read_definition
+from ingestion.lake.row_groups import TEMPORARY
 from ingestion.lake.rowhash import identifier, row_hash_sql
-from ingestion.lake.writer import MANIFEST, TEMPORARY, Lake, first_line, read_batches
+from ingestion.lake.writer import MANIFEST, Lake, first_line, read_batches
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ import duckdb
 
 from ingestion.errors import UserError
 from ingestion.lake.batch import METADATA_COLUMNS, METADATA_KEY, Batch, Stream
-from ingestion.lake.definition import replace_file, sync
+from ingestion.lake.definition import replace_file
+from ingestion.lake.row_groups import ROW_GROUP_ROWS, TEMPORARY, put
 from ingestion.lake.rowhash import identifier, literal
-from ingestion.lake.writer import MANIFEST, ROW_GROUP_ROWS, TEMPORARY, Lake
+from ingestion.lake.writer import MANIFEST, Lake
 
 # A file's footer has a line for each of its batches; this keeps it small.
 MOST_BATCHES = 1_000
@@ -133,9 +134,7 @@ def write_file(con: duckdb.DuckDBPyConnection, query: str, file: Path, batches: 
                 f"stream {batch.stream.id}: load {batch.load_id} has not the {batch.rows_loaded} rows that its manifest"
                 " says; `warehouse-lake check` names what is damaged; nothing was changed"
             )
-    sync(temporary)
-    temporary.rename(file)
-    sync(file.parent)
+    put(temporary, file)
 
 
 def replace_manifest(lake: Lake, stream: Stream, batches: Sequence[Batch]) -> None:

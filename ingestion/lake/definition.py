@@ -13,6 +13,7 @@ from typing import Any
 
 from ingestion.errors import UserError
 from ingestion.lake.batch import Stream
+from ingestion.lake.row_groups import sync
 from ingestion.lake.writer import Lake, make_folder
 
 DEFINITION = "_stream.json"
@@ -66,12 +67,3 @@ def replace_file(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     beside.replace(path)
     sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Have a file or folder on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,17 +13,15 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ingestion import lifeline
 from ingestion.errors import UserError
 from ingestion.lake.batch import METADATA_COLUMNS, METADATA_KEY, Batch, Stream
+from ingestion.lake.row_groups import ROW_GROUP_ROWS, TEMPORARY, RowGroups, append_line, put
 from ingestion.lake.rowhash import identifier, literal, row_hash_sql
 
 MANIFEST = "_manifest.jsonl"
 LOCK = "_lock"
-TEMPORARY = ".tmp-"
 QUARANTINE_COLUMNS = {
     "reason": "VARCHAR",
     "column_name": "VARCHAR",
@@ -31,9 +29,8 @@ QUARANTINE_COLUMNS = {
     "source_file": "VARCHAR",
     "line_number": "BIGINT",
 }
-# A row group is the unit that writers hold in memory and readers skip; 122,880 rows is DuckDB's own.
-ROW_GROUP_ROWS = 122_880
-_UNIQUE = ("_sdc_row_hash", "_sdc_line_number")
+# Less than a row group, which a few wide rows fill too.
+_READ_ROWS = ROW_GROUP_ROWS // 4
 
 
 def connect(temp_directory: Path, *, memory_limit: str = "1GB", threads: int = 2) -> duckdb.DuckDBPyConnection:
@@ -189,12 +186,9 @@ class Lake:
                 con.execute("set TimeZone = 'UTC'").fetchall()
                 stamps = _stamps(data, load_id, extracted_at, received_at, sync_started_at)
                 query = _stamped_query(rows, given, helpers, stamps)
-                with (
-                    _ParquetFile(file, without=helpers) as parquet,
-                    contextlib.closing(_read(con, query, parquet)) as chunks,
-                ):
+                with RowGroups(file) as groups, contextlib.closing(_read(con, query, helpers, groups)) as chunks:
                     for chunk in through(chunks) if through else chunks:
-                        parquet.write(chunk)
+                        groups.add(chunk)
                     rows_quarantined = _count(con, quarantine) if quarantine else 0
                     batch = Batch(
                         batch_id=batch_id,
@@ -202,8 +196,8 @@ class Lake:
                         stream=stream,
                         file=file,
                         quarantine_file=file.with_suffix(".quarantine.parquet") if rows_quarantined else None,
-                        rows_extracted=parquet.rows + rows_quarantined + rows_dropped,
-                        rows_loaded=parquet.rows,
+                        rows_extracted=groups.rows + rows_quarantined + rows_dropped,
+                        rows_loaded=groups.rows,
                         rows_quarantined=rows_quarantined,
                         rows_dropped=rows_dropped,
                         columns=data,
@@ -211,8 +205,8 @@ class Lake:
                     )
                     if batch.quarantine_file:
                         _copy(con, _quarantine_query(quarantine, load_id), batch.quarantine_file, batch)
-                    parquet.close(batch)
-                _append(folder / MANIFEST, batch.to_json())
+                    groups.close({METADATA_KEY: batch.to_json()})
+                append_line(folder / MANIFEST, batch.to_json())
                 self._clean.add(stream)
         except (OSError, duckdb.IOException) as error:
             self._clean.discard(stream)
@@ -284,10 +278,12 @@ def _stamped_query(rows: str, given: Sequence[str], helpers: Sequence[str], stam
     return f"select {', '.join([*columns, *map(identifier, helpers)])} from {rows}"
 
 
-def _read(con: duckdb.DuckDBPyConnection, query: str, parquet: _ParquetFile) -> Iterator[pa.RecordBatch]:
-    """The chunks of a query's rows, which are for `parquet`. Raises duckdb.Error."""
-    reader = con.sql(query).to_arrow_reader(ROW_GROUP_ROWS)
-    parquet.expect(reader.schema)
+def _read(
+    con: duckdb.DuckDBPyConnection, query: str, helpers: Sequence[str], groups: RowGroups
+) -> Iterator[pa.RecordBatch]:
+    """The chunks of a query's rows, which all but `helpers` are for `groups`. Raises duckdb.Error."""
+    reader = con.sql(query).to_arrow_reader(_READ_ROWS)
+    groups.schema = pa.schema([field for field in reader.schema if field.name not in helpers])
     try:
         yield from reader
     except (OSError, pa.ArrowException) as error:
@@ -298,63 +294,6 @@ def _read(con: duckdb.DuckDBPyConnection, query: str, parquet: _ParquetFile) -> 
         reader.close()
 
 
-class _ParquetFile:
-    """A Parquet file that grows by chunks, and is in its place when it is closed, or never."""
-
-    def __init__(self, file: Path, without: Sequence[str]) -> None:
-        self.rows = 0
-        self._file = file
-        self._temporary = file.with_name(f"{TEMPORARY}{file.name}")
-        self._without = without
-        self._schema = pa.schema([])
-        self._writer: pq.ParquetWriter | None = None
-
-    def __enter__(self) -> _ParquetFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer:
-            self._writer.close()
-            self._temporary.unlink(missing_ok=True)
-
-    def expect(self, schema: pa.Schema) -> None:
-        """Say what chunks will come."""
-        self._schema = pa.schema([field for field in schema if field.name not in self._without])
-
-    def write(self, chunk: pa.RecordBatch) -> None:
-        """Append rows as one row group; of their columns those of the schema."""
-        self.rows += len(chunk)
-        chunk = chunk.select(self._schema.names)
-        self._writer = self._writer or self._open(chunk)
-        self._writer.write_batch(chunk, row_group_size=ROW_GROUP_ROWS)
-
-    def _open(self, sample: pa.RecordBatch) -> pq.ParquetWriter:
-        # A dictionary of values that hardly repeat costs more than it saves.
-        repeating = [
-            field.name
-            for field in self._schema
-            if not pa.types.is_nested(field.type)
-            and field.name not in _UNIQUE
-            and pc.count_distinct(sample[field.name]).as_py() * 4 <= len(sample) + 4
-        ]
-        return pq.ParquetWriter(
-            self._temporary,
-            self._schema,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=repeating,
-            store_decimal_as_integer=True,
-        )
-
-    def close(self, batch: Batch) -> None:
-        """Write the footer, with what the batch is, and put the file in its place."""
-        writer = self._writer or self._open(pa.RecordBatch.from_pylist([], self._schema))
-        writer.add_key_value_metadata({METADATA_KEY: batch.to_json()})
-        writer.close()
-        self._writer = None
-        _put(self._temporary, self._file)
-
-
 def _copy(con: duckdb.DuckDBPyConnection, query: str, file: Path, batch: Batch) -> None:
     """Write a query's rows to a file that appears complete or not at all."""
     temporary = file.with_name(f"{TEMPORARY}{file.name}")
@@ -362,14 +301,7 @@ def _copy(con: duckdb.DuckDBPyConnection, query: str, file: Path, batch: Batch) 
         f"copy ({query}) to {literal(str(temporary))} (format parquet, compression zstd,"
         f" row_group_size {ROW_GROUP_ROWS}, kv_metadata {{{literal(METADATA_KEY)}: {literal(batch.to_json())}}})"
     )
-    _put(temporary, file)
-
-
-def _put(temporary: Path, file: Path) -> None:
-    """Have a file on the disk, under its name."""
-    _sync(temporary)
-    temporary.rename(file)
-    _sync(file.parent)
+    put(temporary, file)
 
 
 def _ends_with_newline(path: Path) -> bool:
@@ -378,24 +310,6 @@ def _ends_with_newline(path: Path) -> bool:
             return True
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
-
-
-def _append(path: Path, line: str) -> None:
-    new = not path.exists()
-    with path.open("ab") as file:
-        file.write(line.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    if new:
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_batches(file: Path) -> list[Batch]:

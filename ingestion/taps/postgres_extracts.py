@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 
 from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, Stream, connect, identifier, literal, make_folder
-from ingestion.lake.arrow_writer import BATCH_ROWS, ArrowWriter, Encodings, RowGroups
+from ingestion.lake.arrow_writer import BATCH_ROWS, ArrowWriter
 from ingestion.lake.comparison import Differences, Held, compare
+from ingestion.lake.row_groups import RowGroups
 from ingestion.taps.postgres_catalog import Table
 from ingestion.taps.postgres_connection import Server
 from ingestion.taps.postgres_reading import Snapshot, page_ranges
@@ -272,7 +273,7 @@ class Extract:
             if observe:
                 observe.see(converted.rows)
             if rows_file is None:
-                rows_file = RowGroups(spool.file, target.schema, Encodings(converted.rows))
+                rows_file = RowGroups(spool.file, target.schema)
             rows_file.add(converted.rows)
             spool.rows += converted.rows.num_rows
             spool.bytes += converted.rows.nbytes
@@ -281,12 +282,11 @@ class Extract:
                 arrays = [pa.array(each, pa.string()) for each in zip(*reasons, strict=True)]
                 table = pa.RecordBatch.from_arrays(arrays, schema=_UNFIT_SCHEMA)
                 if bad_file is None:
-                    bad_file = RowGroups(spool.unfit_file, _UNFIT_SCHEMA, Encodings(table))
+                    bad_file = RowGroups(spool.unfit_file, _UNFIT_SCHEMA)
                 bad_file.add(table)
                 spool.unfit += table.num_rows
         if rows_file is None:
-            none = target.schema.empty_table()
-            rows_file = RowGroups(spool.file, target.schema, Encodings(pa.RecordBatch.from_pylist([], none.schema)))
+            rows_file = RowGroups(spool.file, target.schema)
         rows_file.close()
         if bad_file is not None:
             bad_file.close()

@@ -168,12 +168,12 @@ def test_server_that_stops_in_the_middle(server_folder, warehouse):
 
 def test_lake_that_cannot_be_written(shop, monkeypatch):
     shop.database.execute("create table a (id int primary key)", "insert into a values (1)")
-    from ingestion.lake import arrow_writer
+    from ingestion.lake import row_groups
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(arrow_writer, "_sync", full)
+    monkeypatch.setattr(row_groups, "sync", full)
     run = shop.try_run()
     assert "the lake cannot be written: No space left on device" in run.faults[0]
     assert shop.manifest("a") == []

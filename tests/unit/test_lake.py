@@ -22,6 +22,7 @@ from ingestion.lake import (
     first_line,
     identifier,
     read_batch,
+    row_groups,
     row_hash,
     row_hash_sql,
 )
@@ -180,11 +181,11 @@ def test_a_batch_without_rows_keeps_its_quarantine(lake, con):
 # Crashes
 
 
-@pytest.mark.parametrize("step", ["_sync", "_append"])
-def test_a_crash_before_the_manifest_line_leaves_no_batch(lake, con, monkeypatch, step):
+@pytest.mark.parametrize(("module", "step"), [(row_groups, "sync"), (lake_writer, "append_line")])
+def test_a_crash_before_the_manifest_line_leaves_no_batch(lake, con, monkeypatch, module, step):
     first = write(lake, con)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(lake_writer, step, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(module, step, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         write(lake, con, "two", quarantine="bad")
     again = Lake(lake.root)
     assert again.manifest(ORDERS) == [first]
@@ -209,7 +210,7 @@ def test_a_refusing_disk_is_a_user_error_and_leaves_nothing(lake, con, monkeypat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r"stream shop-orders.*No space left"):
-        patch.setattr(lake_writer, "_sync", full)
+        patch.setattr(row_groups, "sync", full)
         write(lake, con)
     assert lake.manifest(ORDERS) == []
     write(lake, con)
