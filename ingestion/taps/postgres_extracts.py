@@ -85,7 +85,9 @@ class TableLake:
     @cached_property
     def types(self) -> dict[str, str]:
         """DuckDB's type of every column that the lake has or will have, by name."""
-        held: dict[str, str] = dict(self.manifest[-1].origin.get("types", {})) if self.manifest else {}
+        # Batches of other writers say nothing of types.
+        told = (batch.origin["types"] for batch in reversed(self.manifest) if "types" in batch.origin)
+        held: dict[str, str] = dict(next(told, {}))
         for column in self.columns:
             held[column.name] = self._held_type(column, held.get(column.name))
         return held

@@ -38,13 +38,12 @@ def replay(run: Run, files: Mapping[Stream, FileStreamConfig]) -> dict[Stream, C
     for stream, (keys, schema) in run.engine.streams().items():
         manifest = run.lake.manifest(stream)
         superseded = {each for batch in manifest for each in batch.origin.get("superseded", ())}
-        # Versions of a database's key are in the order of their loads, so an old one must not come after a newer one.
-        is_ordered_by_load = any("position" in batch.origin for batch in manifest)
+        database_types = next((batch.origin["types"] for batch in reversed(manifest) if "types" in batch.origin), None)
         for chunk in run.engine.quarantined(stream):
             loader = run.loader(stream.id)
             loader.set_schema(schema, keys)
             results.setdefault(stream, Counter()).update(
-                _replay_chunk(run, loader, chunk, files.get(stream), superseded, is_ordered_by_load)
+                _replay_chunk(run, loader, chunk, files.get(stream), superseded, database_types)
             )
     return results
 
@@ -55,8 +54,9 @@ def _replay_chunk(
     chunk: Sequence[Quarantined],
     config: FileStreamConfig | None,
     superseded: Set[str],
-    is_ordered_by_load: bool,
+    database_types: Mapping[str, str] | None,
 ) -> Counter[str]:
+    """Replay some records; `database_types` are the types in the lake of a database's stream, None for others."""
     records = {
         each.quarantine_id: record
         for each in chunk
@@ -82,7 +82,8 @@ def _replay_chunk(
         else:
             of_files.append((row, each))
     if ids:
-        not_older = loader.without_older_versions(plain) if is_ordered_by_load else [row for row, _ in plain]
+        # Versions of a database's key are in the order of their loads, so an old one must not come after a newer one.
+        not_older = [row for row, _ in plain] if database_types is None else loader.without_older_versions(plain)
         kept = loader.without_known_versions(not_older)
         rows = [*kept, *(row for row, _ in of_files)]
         places: list[Place] = []
@@ -92,7 +93,9 @@ def _replay_chunk(
             rows,
             [],
             batch_id=hashlib.sha256(json.dumps(ids).encode()).hexdigest(),
-            origin={"kind": "replay", "replays": ids},
+            # A database's tap goes on with the types that the lake has now.
+            origin={"kind": "replay", "replays": ids}
+            | ({} if database_types is None else {"types": {**database_types, **loader.schema.types}}),
             dropped=len(plain) - len(kept),
             places=places,
         )

@@ -337,3 +337,19 @@ def test_a_replayed_row_does_not_come_after_a_newer_version(shop, monkeypatch, c
     newest = "select id, amount from raw_shop.things order by id, _sdc_load_id"
     assert shop.warehouse.query(newest) == [(1, "7.00"), (2, "NaN")]
     shop.warehouse.check_identities()
+
+
+def test_a_type_that_does_not_widen_is_noticed_after_a_replay_too(shop, monkeypatch):
+    shop.database.execute(
+        "create table things (id integer primary key, seen timestamptz, amount numeric(8, 2))",
+        "insert into things values (1, '2026-01-01Z', 'NaN'), (2, '2026-01-01Z', 1)",
+    )
+    shop.run()
+    shop.warehouse.query("alter table raw_shop.things alter column amount type varchar")
+    shop.warehouse.query("update ops.streams set schema = replace(schema, '\"number\"', '\"string\"')")
+    monkeypatch.setattr("sys.argv", ["warehouse-replay"])
+    replay.main()
+    shop.database.execute("alter table things alter column seen type text using 'long ago'")
+    shop.run(max_vanished_share=1)
+    waiting = shop.warehouse.query("select count(*) from ops.quarantine where column_name = 'seen'")
+    assert waiting == [(2,)]
