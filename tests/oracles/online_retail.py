@@ -121,7 +121,7 @@ def _row_hashes(lines: pd.DataFrame) -> list[str]:
     """The contract's `_sdc_row_hash` of each line; an empty field is null."""
     parts = []
     for name in sorted(COLUMNS):
-        of_value = {value: f"{len(name)}:{name}{len(value)}:{value}" for value in lines[name].unique()}
+        of_value = {value: f"\0{name}\0{value}" for value in lines[name].unique()}
         parts.append(lines[name].map(of_value | {"": ""}).tolist())
     return [_md5("".join(row)) for row in zip(*parts, strict=True)]
 
