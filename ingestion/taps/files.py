@@ -402,7 +402,9 @@ class TapFiles(StoppableTap):
             default=2_000_000,
             description="A longer line is quarantined, with its start, length and hash",
         ),
-        th.Property("memory_limit", th.StringType, default="256MB", description="DuckDB's memory while it reads a file"),
+        th.Property(
+            "memory_limit", th.StringType, default="256MB", description="DuckDB's memory while it reads a file"
+        ),
     ).to_dict()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
