@@ -314,10 +314,16 @@ class Extract:
         observe: Observer | None,
     ) -> Iterator[Batch]:
         target, writer = self.target, self.target.writer
+        share = target.options.max_vanished_share
+        if differences.vanished_share > share:
+            # Not even what is new: it would count as held in the next run, and the share of what vanished fall.
+            raise UserError(
+                f"{self._subject}: {differences.deletes} of {differences.held} rows vanished, more than"
+                f" max_vanished_share {share:g}; nothing of this extract was taken. Look whether the table is whole; if it"
+                " is, raise max_vanished_share for one run"
+            )
         origin = observe.origin() if observe else {}
         unfit = self._new_unfit(con, spool) if spool.unfit else 0
-        share = target.options.max_vanished_share
-        too_many = differences.vanished_share > share
         writer.drop(spool.rows - differences.upserts + spool.unfit - unfit)
         if unfit:
             for rows in con.sql("select reason, column_name, payload from new_unfit").to_arrow_reader(10_000):
@@ -325,24 +331,22 @@ class Extract:
                 writer.quarantine(list(zip(*columns, strict=True)))
                 if writer.is_full:
                     yield target.close(position(False), **origin)
-        operations = ["upsert"] if too_many else ["upsert", "delete"]
-        for operation in operations:
+        # Deletes come first, in the order of versions too: one without key may cancel the old content of a row whose
+        # new content follows, and if the table has a key later, that is the newest version of it.
+        for operation in ("delete", "upsert"):
             for rows in differences.rows(operation):
                 if writer.is_full:
                     yield target.close(position(False), **origin)
-                deleted_at = extracted_at if operation == "delete" else None
                 cast = pa.Table.from_batches([rows]).cast(target.schema).combine_chunks().to_batches()
                 for each in cast:
-                    writer.add(each, extracted_at=extracted_at, operation=operation, deleted_at=deleted_at)
+                    writer.add(
+                        each,
+                        extracted_at=extracted_at,
+                        operation=operation,
+                        sequence=writer.load_id + (operation == "upsert"),
+                        deleted_at=extracted_at if operation == "delete" else None,
+                    )
         target.counts.dropped += 0 if writer.is_open else writer.dropped
-        if too_many:
-            if writer.is_open:
-                yield target.close(position(False), **origin)
-            raise UserError(
-                f"{self._subject}: {differences.deletes} of {differences.held} rows vanished, more than"
-                f" max_vanished_share {share:g}; no row was marked deleted. Look whether the table is whole; if it is,"
-                " raise max_vanished_share for one run"
-            )
         last = writer.last.origin.get("position", {}) if writer.last else {}
         # A bookmark alone is not worth a batch without rows: the next run looks at the same rows again.
         same = all(last.get(name) == value for name, value in position(True).items() if name != _BOOKMARK)
