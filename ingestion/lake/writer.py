@@ -40,6 +40,7 @@ def connect(temp_directory: Path, *, memory_limit: str = "1GB", threads: int = 2
     con.execute(f"set threads = {threads}")
     con.execute(f"set temp_directory = {literal(str(temp_directory))}")
     con.execute("set TimeZone = 'UTC'")
+    con.execute("set enable_progress_bar = false")  # A tap's stdout is for messages.
     return con
 
 
