@@ -229,7 +229,7 @@ class PostgresStream(AnnouncedStream):
         if pa.types.is_temporal(column.arrow_type):
             seconds = config.get("look_back_seconds", 0 if config["wire"] == "records" else LOOK_BACK_SECONDS)
             return f"interval '{seconds} seconds'" if seconds else None
-        if column.base in {"smallint", "integer", "bigint", "numeric"}:
+        if column.base in {"smallint", "integer", "bigint", "numeric", "real", "double precision"}:
             # Of a smallint bookmark nothing larger than a smallint could be subtracted.
             values = config.get("look_back_values", 0 if config["wire"] == "records" else LOOK_BACK_VALUES)
             return f"{values}::numeric" if values else None
@@ -242,9 +242,13 @@ class PostgresStream(AnnouncedStream):
         return [clause.strip() for clause in options.get("custom_where_clauses") or []]
 
     def unsent(self) -> list[Batch]:
-        """The lake's batches beyond the state's load id. Raises UserError when the lake does not have that one."""
+        """The lake's batches beyond the state's load id.
+
+        Raises UserError when the lake does not have that one, or a column's new type is refused: then there was no
+        SCHEMA message.
+        """
         loaded = self.stream_state.get(BOOKMARK, 0)
-        manifest = self.lake_table.manifest
+        manifest, _ = self.lake_table.manifest, self.lake_table.types
         if loaded > max((batch.load_id for batch in manifest), default=0):
             raise UserError(
                 f"stream {self.name}: the lake at {self.lake_table.lake.root} is missing or older than the state, which"

@@ -319,8 +319,8 @@ class Extract:
             # Not even what is new: it would count as held in the next run, and the share of what vanished fall.
             raise UserError(
                 f"{self._subject}: {differences.deletes} of {differences.held} rows vanished, more than"
-                f" max_vanished_share {share:g}; nothing of this extract was taken. Look whether the table is whole; if it"
-                " is, raise max_vanished_share for one run"
+                f" max_vanished_share {share:g}; nothing of this extract was taken. Look whether the table is whole; if"
+                " it is, raise max_vanished_share for one run"
             )
         origin = observe.origin() if observe else {}
         unfit = self._new_unfit(con, spool) if spool.unfit else 0

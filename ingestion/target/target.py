@@ -232,6 +232,13 @@ class TargetWarehouse(Target):
         if not self.run.pending or time.monotonic() - self._last_commit >= STATE_SECONDS:
             self.drain_all()
 
+    def _process_batch_message(self, message_dict: dict[str, Any]) -> None:
+        """Load a BATCH message's files. Raises UserError when the stream had no SCHEMA message."""
+        stream = message_dict["stream"]
+        if stream not in self.mapper.stream_maps:
+            raise UserError(f"stream {stream}: a BATCH message before its SCHEMA; see what the tap says of this stream")
+        super()._process_batch_message(message_dict)
+
     def _write_state_message(self, state: dict[str, Any]) -> None:
         """Called by drain_all, so everything received is committed; the same state is not said twice."""
         self._last_commit = time.monotonic()

@@ -242,6 +242,15 @@ def test_changed_type_can_fail_the_stream(shop):
     assert "its type changed from INTEGER to VARCHAR" in shop.try_run(on_type_change="fail").faults[0]
 
 
+def test_stream_whose_type_change_is_refused_sends_nothing(shop):
+    shop.database.execute("create table t (id int primary key, c int)", "insert into t values (1, 1)")
+    shop.extract()  # The lake has a batch that no target loaded.
+    shop.database.execute("alter table t alter c type text")
+    run = shop.try_run(on_type_change="fail")
+    assert "its type changed from INTEGER to VARCHAR" in run.faults[0]
+    assert [run.of_type("SCHEMA"), run.of_type("BATCH")] == [[], []]
+
+
 # By a replication key
 
 
@@ -256,6 +265,7 @@ def test_incremental_takes_what_is_new(shop):
         "load_id": 0,
         "method": "INCREMENTAL",
         "replication_key": "updated_at",
+        "replication_key_type": "timestamp with time zone",
         "replication_key_value": "2026-01-02 00:00:00+00",
         "complete": True,
     }

@@ -65,6 +65,14 @@ def test_no_state_for_what_was_not_committed(warehouse, monkeypatch):
     assert emitted == []
 
 
+def test_a_batch_before_its_schema_is_one_line(warehouse):
+    file = write_batch(warehouse, [("a", "x")]).file
+    run = warehouse.run(text([batch(file)]))
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith("target-warehouse: stream shop-orders: a BATCH message before")
+    assert "Traceback" not in run.stderr
+
+
 # Crashes
 
 
