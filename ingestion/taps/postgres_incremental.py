@@ -26,9 +26,9 @@ _CLOCKS = {
 
 
 class KeyRange(Observer):
-    """The smallest and greatest replication key of a batch's rows, and whether some had none.
+    """The smallest and greatest finite replication key of a batch's rows, and whether some had none.
 
-    Values are in the lake's type of the column; for text, whose order is the database's collation, there are none.
+    There is no range where the lake's order of the values is not the database's.
     """
 
     def __init__(self, column: Column) -> None:
@@ -41,11 +41,13 @@ class KeyRange(Observer):
 
     def see(self, rows: pa.RecordBatch) -> None:
         """Take rows into account."""
+        if not _has_lake_order(self._column):
+            return
         values = rows.column(self._column.name)
+        if pa.types.is_floating(values.type):
+            values = pc.if_else(pc.is_finite(values), values, None)
         self._nulls = self._nulls or values.null_count > 0
         self.has_seen_nulls = self.has_seen_nulls or self._nulls
-        if self._column.warehouse_type == TEXT:
-            return
         bounds = pc.min_max(values)
         if bounds["min"].is_valid:
             self._min = _least(self._min, bounds["min"])
@@ -54,6 +56,8 @@ class KeyRange(Observer):
 
     def origin(self) -> dict[str, Any]:
         """The range so far, and begin a new one."""
+        if not _has_lake_order(self._column):
+            return {}
         described = {"min": _text(self._min), "max": _text(self._max), "nulls": self._nulls}
         self._min = self._max = None
         self._nulls = False
@@ -76,17 +80,32 @@ def _text(value: pa.Scalar | None) -> str | None:
     return json.loads(token) if token.startswith('"') else token
 
 
-def bookmark_of(manifest: list[Batch], replication_key: str) -> str | None:
-    """The value up to which everything is in the lake, as PostgreSQL writes it."""
-    if not manifest:
+def _has_lake_order(column: Column) -> bool:
+    """Whether the lake's values of a column compare as the database's do; texts follow its collation."""
+    return column.held is None and column.warehouse_type != TEXT
+
+
+def _is_by(batch: Batch, column: Column) -> bool:
+    """Whether a batch is of an extract by this column, with the type that it has now."""
+    position = batch.origin.get("position", {})
+    by = [position.get(name) for name in ("method", "replication_key", "replication_key_type")]
+    return by == [METHOD, column.name, column.type]
+
+
+def bookmark_of(manifest: list[Batch], column: Column) -> str | None:
+    """The value of a column up to which everything is in the lake, as PostgreSQL writes it.
+
+    None where the last extract was by another column or type.
+    """
+    # The batches of replays have no position.
+    last = next((batch for batch in reversed(manifest) if "position" in batch.origin), None)
+    if last is None or not _is_by(last, column):
         return None
-    position = manifest[-1].origin.get("position", {})
-    same = position.get("method") == METHOD and position.get("replication_key") == replication_key
-    return position.get("replication_key_value") if same else None
+    return last.origin["position"]["replication_key_value"]
 
 
 class IncrementalExtract(Extract):
-    """Rows at and beyond the bookmark less the look-back, and those without replication key, in one snapshot."""
+    """Rows at and beyond the bookmark less the look-back, and those without finite replication key, in one snapshot."""
 
     def incremental(self, replication_key: str, look_back: str | None) -> Iterator[Batch]:
         """`look_back` is an SQL expression to subtract from the bookmark; None: none."""
@@ -97,27 +116,30 @@ class IncrementalExtract(Extract):
                 f"{self._subject}: the replication-key {replication_key} is {column.type}, which has no order; choose"
                 " another column"
             )
-        bookmark = bookmark_of(target.manifest, replication_key)
-        name = identifier(replication_key)
+        bookmark = bookmark_of(target.manifest, column)
         observer = KeyRange(column)
         with Snapshot(self.server, self._subject, snapshot=self.snapshot) as snapshot:
             low = self._low(snapshot, column, bookmark, look_back)
-            greatest = self._known_greatest(snapshot, column, low)
+            beyond = [] if low is None else [_beyond(snapshot, column, low)]
             clock = _CLOCKS.get(column.base)
-            now = snapshot.values(f"select ({clock})::text as now")[0] if clock else None
+            now, server_bookmark = None, None
+            if not _has_lake_order(column):
+                server_bookmark = self._server_bookmark(snapshot, column, beyond, bookmark, clock)
+            elif clock:
+                now = snapshot.values(f"select ({clock})::text as now")[0]
 
             def position(complete: bool) -> dict[str, Any]:
                 value = bookmark
                 if complete:
-                    value = _later(column, bookmark, greatest or _text(observer.greatest), now)
+                    value = server_bookmark or _later(column, bookmark, _text(observer.greatest), now)
                 return {
                     "method": METHOD,
                     "replication_key": replication_key,
+                    "replication_key_type": column.type,
                     "replication_key_value": value,
                     "complete": complete,
                 }
 
-            beyond = [] if low is None else [f"{name} >= {literal(low)}::{column.type} or {name} is null"]
             query = select_query(target.table, target.lake_columns, [*target.conditions, *beyond])
             if not any(batch.rows_loaded or batch.rows_quarantined for batch in target.manifest):
                 yield from self._appended(snapshot, [query], position, observer)
@@ -138,25 +160,41 @@ class IncrementalExtract(Extract):
         query = f"select ({literal(bookmark)}::{column.type} - {look_back})::{column.type}::text as low"
         return snapshot.values(query)[0]
 
-    def _known_greatest(self, snapshot: Snapshot, column: Column, low: str | None) -> str | None:
-        """The greatest value by the database's order, where the lake's type has another."""
-        if column.warehouse_type != TEXT:
-            return None
+    def _server_bookmark(
+        self, snapshot: Snapshot, column: Column, beyond: list[str], bookmark: str | None, clock: str | None
+    ) -> str | None:
+        """The next bookmark by the database's order: `_later` where the lake has another."""
         name = identifier(column.name)
-        conditions = [*self.target.conditions, f"{name} is not null"]
-        if low is not None:
-            conditions.append(f"{name} >= {literal(low)}::{column.type}")
+        conditions = [*self.target.conditions, *beyond, f"{name} is not null"]
+        if column.base in {"numeric", "real", "double precision"}:
+            conditions.append(f"{name}::text not in ('NaN', 'Infinity', '-Infinity')")
+        elif clock or column.base.startswith("interval"):
+            conditions.append(f"isfinite({name})")
         where = " and ".join(f"({condition})" for condition in conditions)
-        query = f"select {column.text_sql} from {self.target.table.sql} where {where} order by {name} desc limit 1"
-        return snapshot.values(f"select ({query}) as greatest")[0]
+        value = f"least({name}, {clock})" if clock else name
+        value = value if bookmark is None else f"greatest({value}, {literal(bookmark)}::{column.type})"
+        last = f"select {name} from {self.target.table.sql} where {where} order by {name} desc limit 1"
+        query = f"select {column.text_sql} from (select {value} as {name} from ({last}) as last) as bounded"
+        return snapshot.values(f"select ({query}) as bookmark")[0]
+
+
+def _beyond(snapshot: Snapshot, column: Column, low: str) -> str:
+    """What rows from `low` on meet, and those without finite value, as the database's SQL."""
+    name = identifier(column.name)
+    conditions = [f"{name} >= {literal(low)}::{column.type}", f"{name} is null"]
+    # NaN and infinity are beyond every value.
+    lowest = column.base in {"real", "double precision", *_CLOCKS}
+    if column.base == "numeric":
+        lowest = snapshot.values("select current_setting('server_version_num')::integer as version")[0] >= 140_000
+    if lowest:
+        conditions.append(f"{name} = '-infinity'")
+    return " or ".join(conditions)
 
 
 def _later(column: Column, bookmark: str | None, greatest: str | None, now: str | None) -> str | None:
     """The next bookmark: the greatest value, but not beyond the server's clock, and never back."""
     if greatest is None:
         return bookmark
-    if column.warehouse_type == TEXT:
-        return greatest
     candidates = [_ordered(column, greatest)] + ([_ordered(column, now)] if now else [])
     least = min(candidates)
     if bookmark is not None:
@@ -170,26 +208,35 @@ def _ordered(column: Column, text: str) -> tuple[Any, str]:
 
 
 def _holding(manifest: list[Batch], column: Column, low: str | None, *, with_nulls: bool) -> list[Held]:
-    """What can equal a row from `low` on, or one without value `with_nulls`.
+    """What can equal a row from `low` on, or one without finite value `with_nulls`.
 
     That is the first batch with such a row and all after it, as a later one may hold a newer version of the same key
     with a smaller value. In the first extract no key came twice, so there only such rows count.
     """
-    if low is None or column.warehouse_type == TEXT:
+    if low is None or not _has_lake_order(column):
         return [held_files(manifest)]
     least = column.value_of(low)
 
     def can_hold(batch: Batch) -> bool:
-        bounds = batch.origin.get("replication_key_range")
+        bounds = batch.origin.get("replication_key_range") if _is_by(batch, column) else None
         if bounds is None or batch.shares_file:
             return True
         return (with_nulls and bounds["nulls"]) or (
             bounds["max"] is not None and column.value_of(bounds["max"]) >= least
         )
 
-    first = list(takewhile(lambda batch: batch.origin.get("appended") and not batch.shares_file, manifest))
+    def is_first(batch: Batch) -> bool:
+        return bool(batch.origin.get("appended")) and not batch.shares_file and _is_by(batch, column)
+
+    first = list(takewhile(is_first, manifest))
     others = manifest[len(first) :]
-    start = next((number for number, batch in enumerate(others) if can_hold(batch)), len(others))
+    first = [batch for batch in first if can_hold(batch)]
+    holding = (number for number, batch in enumerate(others) if can_hold(batch))
+    start = 0 if first else next(holding, len(others))
     name = identifier(column.name)
-    condition = f"{name} >= {literal(low)}::{column.warehouse_type}" + (f" or {name} is null" if with_nulls else "")
-    return [held_files([batch for batch in first if can_hold(batch)], condition), held_files(others[start:])]
+    condition = f"{name} >= {literal(low)}::{column.warehouse_type}"
+    if with_nulls:
+        condition += f" or {name} is null"
+        if pa.types.is_floating(column.arrow_type):
+            condition += f" or not isfinite({name})"
+    return [held_files(first, condition), held_files(others[start:])]
