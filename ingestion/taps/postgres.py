@@ -565,6 +565,13 @@ class TapPostgres(StoppableTap):
         self._is_replicated = False
         super().__init__(*args, catalog=_with_methods(catalog), **kwargs)
 
+    def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
+        # The SDK's message would show the value.
+        for name, described in self.config_jsonschema["properties"].items():
+            if described.get("secret") and not isinstance(self._config.get(name), str | None):
+                raise UserError(f"the setting {name} must be text; put it in quotes")
+        return super()._validate_config(raise_errors=raise_errors)
+
     @cached_property
     def server(self) -> Server:
         """The source database."""

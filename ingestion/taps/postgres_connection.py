@@ -80,7 +80,9 @@ class Server:
         if "-----BEGIN" not in value:
             path = Path(value).expanduser()
             if not path.is_file():
-                raise UserError(f"{setting}: {path}: no such file; set it to the file's path or to its content")
+                # It may be a key's content without its first line.
+                named = "" if setting == "ssl_client_private_key" else f" {path}:"
+                raise UserError(f"{setting}:{named} no such file; set it to the file's path or to its content")
             return str(path)
         path = Path(self._config.get("ssl_storage_directory") or ".secrets").expanduser() / file
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -129,11 +131,27 @@ def _url_parameters(url: str) -> dict[str, str]:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.partition("+")[0] not in {"postgresql", "postgres"}:
         raise UserError("sqlalchemy_url is not a PostgreSQL URL; write postgresql://user:password@host:5432/database")
+    # A message of libpq's repeats what it could not read, which may be a part of the password.
+    unreadable = UserError(
+        "sqlalchemy_url cannot be read; write postgresql://user:password@host:5432/database, with special"
+        " characters percent-encoded"
+    )
     try:
-        return psycopg2.extensions.parse_dsn(f"postgresql://{rest}")
+        parameters: dict[str, str] = psycopg2.extensions.parse_dsn(f"postgresql://{rest}")
     except psycopg2.ProgrammingError:
-        # Its message repeats the URL, with the password.
-        raise UserError(
-            "sqlalchemy_url cannot be read; write postgresql://user:password@host:5432/database, with special"
-            " characters percent-encoded"
-        ) from None
+        raise unreadable from None
+    ports = parameters.get("port", "").split(",")
+    if _is_misread(rest) or any(port and not port.isdecimal() for port in ports):
+        raise unreadable
+    return parameters
+
+
+def _is_misread(rest: str) -> bool:
+    """Whether libpq takes a part of the password for host, port, database or setting: it has an `@` or `/` or `?`."""
+    place, _, query = rest.partition("?")
+    authority, _, path = place.partition("/")
+    login, at, _ = authority.rpartition("@")
+    if "@" in login or "@" in path:
+        return True
+    settings = (item for item in query.split("&") if not item.startswith(("user=", "password=")))
+    return not at and any("@" in item for item in settings)

@@ -14,6 +14,7 @@ import pytest
 
 from ingestion.errors import UserError
 from ingestion.taps.postgres import TapPostgres
+from ingestion.taps.postgres_connection import Server
 from tests.integration.postgres_runs import Source
 from tests.postgres import PostgresServer, create_database
 
@@ -69,6 +70,58 @@ def test_server_that_cannot_be_reached(tmp_path, warehouse, url, message):
     import re
 
     assert re.search(message, the_error(tap(tmp_path, warehouse, sqlalchemy_url=url)))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:{}/x@localhost:5432/d",
+        "postgresql://u:12/{}@localhost:5432/d",
+        "postgresql://u:x@{}@localhost:5432/d",
+        "postgresql://u:{}@x/y@localhost/d",
+        "postgresql://u:{}?x@localhost/d",
+        "postgresql://u:1?sslmode={}@localhost/d",
+        "postgresql://u:{}#x/y@localhost/d",
+        "postgresql://u:100%{}@localhost/d",
+        "postgresql://u:x//{}@localhost/d",
+        "postgresql://u:[{}@localhost/d",
+        "postgresql://u:{}",
+    ],
+)
+def test_url_whose_password_is_not_encoded(url):
+    with pytest.raises(UserError, match="sqlalchemy_url cannot be read") as raised:
+        Server({"sqlalchemy_url": url.format(SECRET)}).connect()
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:a%2Fb%40c:d@h:1,i:2/d%40b?sslmode=require",
+        "postgresql://h:5432/d?user=u@h&password=p@q",
+        "postgres+psycopg2://u@[::1]/d",
+        "postgresql:///d?host=/tmp",
+    ],
+)
+def test_url_that_can_be_read(url):
+    assert Server({"sqlalchemy_url": url}).parameters["dbname"] in {"d", "d@b"}
+
+
+@pytest.mark.parametrize("name", ["password", "sqlalchemy_url", "ssl_client_private_key"])
+@pytest.mark.parametrize("value", [98765432, [SECRET], {"value": SECRET}])
+def test_secret_of_a_wrong_type(name, value):
+    with pytest.raises(UserError, match=f"^the setting {name} must be text; put it in quotes$"):
+        TapPostgres(config={name: value})
+
+
+def test_secret_of_a_wrong_type_is_one_line(tmp_path, warehouse):
+    assert "the setting password must be text" in the_error(tap(tmp_path, warehouse, password=[SECRET]))
+
+
+def test_client_key_that_is_no_file():
+    with pytest.raises(UserError, match="ssl_client_private_key: no such file") as raised:
+        Server({"ssl_client_certificate_enable": True, "ssl_client_private_key": SECRET}).connect()
+    assert SECRET not in str(raised.value)
 
 
 def test_unknown_database(postgres, tmp_path, warehouse):
