@@ -439,9 +439,9 @@ class Replication:
             included[name] = state.lsn
         if not included or slot.confirmed_lsn is None:
             return
-        lsn = min(included.values())
-        if confirmed:
-            lsn = max(lsn, confirmed.lsn)
+        # A stream that was left out has not what the others had before; it holds the slot where it is.
+        has_before = confirmed.streams if confirmed else frozenset()
+        lsn = min(max(lsn, confirmed.lsn) if name in has_before else lsn for name, lsn in included.items())
         if lsn > slot.confirmed_lsn:
             # Before the slot moves: if this ends in between, the streams are known to have what it no longer gives.
             Confirmed(system.identifier, lsn, frozenset(included)).write(self.lake, slot.name)

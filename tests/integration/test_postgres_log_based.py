@@ -216,6 +216,24 @@ def test_a_stream_that_was_deselected_for_a_while_is_compared(follower):
     assert len(follower.versions("other", "id")) == 3
 
 
+def test_a_stream_that_comes_back_before_the_slot_was_moved_keeps_its_changes(follower, monkeypatch):
+    follower.database.execute("create table shop.other (id integer primary key)")
+    follower.run()
+    follower.run()
+    follower.database.execute("insert into shop.other values (1)", "insert into shop.things values (1)")
+    follower.run(follower.tap([("shop-other",)]))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+
+        def stop(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr(postgres_replication, "confirm", stop)
+        follower.send(follower.tap([("shop-other",)]))
+    follower.run()
+    follower.run()
+    assert follower.held("other", "id") == [(1,)]
+
+
 def test_a_table_that_was_made_anew_is_compared(follower):
     follower.database.execute("insert into shop.things values (1, 'a'), (2, 'b')")
     follower.run()
