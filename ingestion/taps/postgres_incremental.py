@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import takewhile
 from typing import Any
@@ -23,6 +24,8 @@ _CLOCKS = {
     "timestamp without time zone": "localtimestamp",
     "date": "current_date",
 }
+_BITS = {"smallint": 16, "integer": 32, "bigint": 64}
+_NUMERIC = re.compile(r"numeric\((\d+),(-?\d+)\)")
 
 
 class KeyRange(Observer):
@@ -156,9 +159,11 @@ class IncrementalExtract(Extract):
     def _low(self, snapshot: Snapshot, column: Column, bookmark: str | None, look_back: str | None) -> str | None:
         if bookmark is None or look_back is None:
             return bookmark
+        low, least = f"{literal(bookmark)}::{column.type} - {look_back}", _least_number(column)
+        if least is not None:
+            low = f"greatest({low}, {least})"
         # A date less an interval is a timestamp.
-        query = f"select ({literal(bookmark)}::{column.type} - {look_back})::{column.type}::text as low"
-        return snapshot.values(query)[0]
+        return snapshot.values(f"select ({low})::{column.type}::text as low")[0]
 
     def _server_bookmark(
         self, snapshot: Snapshot, column: Column, beyond: list[str], bookmark: str | None, clock: str | None
@@ -176,6 +181,15 @@ class IncrementalExtract(Extract):
         last = f"select {name} from {self.target.table.sql} where {where} order by {name} desc limit 1"
         query = f"select {column.text_sql} from (select {value} as {name} from ({last}) as last) as bounded"
         return snapshot.values(f"select ({query}) as bookmark")[0]
+
+
+def _least_number(column: Column) -> str | None:
+    """The least value that a number's type can hold; None where a look-back cannot pass it, or it is no number."""
+    if bits := _BITS.get(column.base):
+        return str(-(1 << bits - 1))
+    if match := _NUMERIC.fullmatch(column.type):
+        return f"-{'9' * int(match[1])}e{-int(match[2])}"
+    return None
 
 
 def _beyond(snapshot: Snapshot, column: Column, low: str) -> str:

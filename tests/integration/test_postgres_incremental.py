@@ -153,3 +153,16 @@ def test_look_back_finds_a_late_commit_by_a_float(shop):
         late.commit()
     shop.run(catalog)
     assert shop.current("t", "id") == [(1,), (2,), (3,)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "second"),
+    [("numeric(4,2)", "5.25", "5.5"), ("smallint", "-32000", "-31999"), ("numeric(3,5)", "0.005", "0.00501")],
+)
+def test_look_back_beyond_what_the_type_can_hold(shop, kind, first, second):
+    shop.database.execute(f"create table t (id int primary key, seen {kind})", f"insert into t values (1, {first})")
+    catalog = shop.catalog(replication_key="seen")
+    shop.run(catalog)
+    shop.database.execute(f"insert into t values (2, {second})")
+    shop.run(catalog)
+    assert shop.current("t", "id") == [(1,), (2,)]
