@@ -9,10 +9,11 @@ place of all streams; what a stream has already is skipped.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -94,10 +95,7 @@ class Position:
     slot: str
     system: str
     table: str
-    """The table and its membership of the publication, by their oids, and its key.
-
-    What is made anew has another log, and with another key old rows are no longer those that new changes speak of.
-    """
+    """The table as `_table_text` has it: what changes its rows without the log saying so changes this."""
     lsn: int
     complete: bool = True
 
@@ -177,6 +175,13 @@ class _Facts:
     via_root: bool
     is_filtered: bool
     has_children: bool
+    is_unlogged: bool
+    storage: str
+    """Where its rows are: the place of its large values, and a partitioned table's partitions and their files."""
+    width: int
+    """How many columns it ever had."""
+    columns: list[tuple[int, str, str, bool]]
+    """Number, name, definition, and whether rows may have it from its default, of every column it has."""
     replica_identity: str
     identity: list[str]
     generated: list[str]
@@ -346,6 +351,8 @@ class Replication:
                 f"{subject} is only published in part (rows by a condition, or a list of columns); publish all of it,"
                 " or use FULL_TABLE"
             )
+        if facts.is_unlogged:
+            raise UserError(f"{subject} is unlogged; use FULL_TABLE, or alter table {table.sql} set logged")
         if facts.has_children:
             raise UserError(f"{subject} has child tables by inheritance, whose log is their own; use FULL_TABLE")
         keys = stream.lake_table.keys
@@ -360,7 +367,8 @@ class Replication:
         if left_out := sorted(generated & {column.name for column in stream.lake_table.columns}):
             self.logger.warning("%s: without %s: the log has no generated columns", stream.name, ", ".join(left_out))
         self._generated[table.oid] = generated
-        return f"{table.oid}.{facts.member} {json.dumps(list(keys), ensure_ascii=False)}"
+        selected = {column.name for column in stream.lake_table.columns} - generated
+        return _table_text(table.oid, facts, keys, selected)
 
     # Places
 
@@ -377,24 +385,26 @@ class Replication:
         if last is None or not last.complete:
             return None
         state = Position.read(stream.stream_state)
-        positions = [position for position in (last, state) if position]
-        if any(position.system != system.identifier for position in positions):
+        # A comparison that found nothing moved the state and wrote no batch.
+        is_newest = state and stream.stream_state.get("load_id") == manifest[-1].load_id
+        position = state if state and is_newest else last
+        if position.system != system.identifier:
             return self._refused(
                 stream,
                 state,
                 "the server is another one (its system identifier differs) than that of the changes so far",
             )
-        if any(position.slot != self.slot_name for position in positions):
+        if position.slot != self.slot_name:
             self.logger.warning("%s: a new slot, %s: the table is compared as a whole", stream.name, self.slot_name)
             return None
-        if any(position.table != table for position in positions):
+        if _is_changed(position.table, table):
             self.logger.warning(
-                "%s: the table, its key or its publication was made anew: it is compared as a whole", stream.name
+                "%s: the table, its columns, its key or its publication changed: it is compared as a whole", stream.name
             )
             return None
         if slot is None or slot.confirmed_lsn is None:
             return self._refused(stream, state, f"the replication slot {self.slot_name} was dropped")
-        lsn = max(position.lsn for position in positions)
+        lsn = position.lsn
         is_included = confirmed is not None and stream.name in confirmed.streams
         if confirmed and is_included:
             lsn = max(lsn, confirmed.lsn)
@@ -606,6 +616,38 @@ class Replication:
         return columns
 
 
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+
+
+def _table_text(oid: int, facts: _Facts, keys: Sequence[str], selected: Set[str]) -> str:
+    """The table, its membership, its key and where its rows are; how many columns it ever had; each selected one.
+
+    A column's definition has its catalog row's transaction: a type's change by an expression, which rewrites all rows
+    and is not in the log, leaves perhaps no other trace.
+    """
+    table = _hash(facts.storage or "", json.dumps(list(keys)))
+    columns = [
+        f"{number}:{_hash(name, definition)}{'=' if has_default else ''}"
+        for number, name, definition, has_default in facts.columns
+        if name in selected
+    ]
+    return f"{oid}.{facts.member}.{table} {facts.width} {' '.join(columns)}"
+
+
+def _is_changed(before: str, now: str) -> bool:
+    """Whether the table's rows may have changed without the log: not so where columns were dropped, or added as null."""
+    table, width, *columns = before.split(" ")
+    table_now, _, *columns_now = now.split(" ")
+    if table != table_now or not width.isdecimal():
+        return True
+    known = {column.rstrip("=") for column in columns}
+    return any(
+        column.rstrip("=") not in known and (column.endswith("=") or int(column.split(":")[0]) <= int(width))
+        for column in columns_now
+    )
+
+
 _PUBLICATION = """
 select array_remove(array[
     case when not pubinsert then 'insert' end, case when not pubupdate then 'update' end,
@@ -621,6 +663,18 @@ select c.oid,
     p.pubviaroot,
     {filtered},
     c.relkind = 'r' and exists (select from pg_inherits as i where i.inhparent = c.oid),
+    c.relpersistence = 'u' or c.relkind = 'p' and exists (
+        select from pg_partition_tree(c.oid) as t join pg_class as l on l.oid = t.relid where l.relpersistence = 'u'),
+    case when c.relkind = 'r' then c.reltoastrelid::text else (
+        select string_agg(concat_ws(' ', l.oid, pg_relation_filenode(l.oid)), ',' order by l.oid)
+        from pg_partition_tree(c.oid) as t join pg_class as l on l.oid = t.relid where t.isleaf) end,
+    c.relnatts::integer,
+    array(
+        select json_build_array(a.attnum, a.attname, concat_ws(' ', a.atttypid, a.atttypmod, a.attgenerated, a.xmin),
+            a.atthasmissing or a.atthasdef or a.attidentity <> '')
+        from pg_attribute as a
+        where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped order by a.attnum
+    ),
     c.relreplident::text,
     array(
         select a.attname::text from pg_attribute as a

@@ -243,6 +243,81 @@ def test_a_table_that_was_made_anew_is_compared(follower):
     assert len(follower.versions("things", "id")) == 4
 
 
+@pytest.mark.parametrize(
+    ("columns", "statements"),
+    [
+        ("more", ["alter table shop.plain add column more integer not null default 5"]),
+        ("other", ["alter table shop.plain alter other type bigint using other + 5000000000"]),
+        ("other", ["alter table shop.plain alter other type integer using other + 1"]),
+        ("amount", ["alter table shop.plain rename amount to was", "alter table shop.plain rename other to amount"]),
+        ("doubled", ["alter table shop.plain alter doubled drop expression"]),
+        (
+            "amount",
+            [
+                "alter table shop.things set unlogged",
+                "delete from shop.things where id = 1",
+                "alter table shop.things set logged",
+            ],
+        ),
+    ],
+    ids=["default", "type", "expression", "renamed", "generated", "unlogged"],
+)
+def test_what_changes_rows_without_the_log_makes_the_table_be_compared_once(follower, columns, statements):
+    follower.database.execute(
+        "create table shop.plain (id integer primary key, amount integer, other integer,"
+        " doubled integer generated always as (amount * 2) stored)",
+        "insert into shop.plain values (1, 10, 20), (2, 11, 21)",
+        "insert into shop.things values (1, 'a'), (2, 'b'), (3, 'c')",
+    )
+    follower.run()
+    follower.database.execute(*statements)
+    follower.run()
+    assert follower.held("plain", f"id, {columns}::text") == follower.database.query(
+        f"select id, {columns}::text from shop.plain order by id"
+    )
+    assert follower.held("things", "id") == follower.database.query("select id from shop.things order by id")
+    # Two changes of a row show that it comes from the log again, not from a comparison.
+    follower.database.execute(*(f"update shop.things set name = '{name}' where id = 2" for name in "xy"))
+    follower.run()
+    assert [row[1] for row in follower.versions("things", "name")][-2:] == ["x", "y"]
+
+
+def test_a_column_that_is_selected_again_has_its_values_of_the_time_between(follower):
+    follower.run(follower.tap([("shop-things", "note")]))
+    follower.database.execute("insert into shop.things values (1, 'a', 'n')")
+    follower.run(follower.tap([("shop-things", "note")]))
+    follower.run()
+    assert follower.held("things", "id, name, note") == things(follower)
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["truncate shop.low"],
+        [
+            "drop table shop.low",
+            "create table stage (id integer primary key, name text)",
+            "insert into stage values (200, 'c')",
+            "alter table shop.parts attach partition stage for values from (200) to (300)",
+        ],
+    ],
+    ids=["truncated", "attached"],
+)
+def test_a_partition_that_changes_as_a_whole_is_compared(follower, statements):
+    follower.database.execute(
+        "drop publication warehouse",
+        "create publication warehouse for all tables with (publish_via_partition_root = true)",
+        "create table shop.parts (id integer primary key, name text) partition by range (id)",
+        "create table shop.low partition of shop.parts for values from (0) to (100)",
+        "create table shop.high partition of shop.parts for values from (100) to (200)",
+        "insert into shop.parts values (1, 'a'), (100, 'b'), (101, 'b')",
+    )
+    follower.run()
+    follower.database.execute(*statements)
+    follower.run()
+    assert follower.held("parts", "id, name") == follower.database.query("select id, name from shop.parts order by id")
+
+
 # Values that the log leaves out
 
 
@@ -303,12 +378,17 @@ def test_a_large_value_that_the_lake_does_not_have_is_read_from_the_table(follow
 
 
 def test_a_large_value_that_nobody_has_any_more_puts_its_version_into_quarantine(follower):
-    follower.database.execute(f"insert into shop.things values (1, 'a', '{LARGE}')")
-    follower.run(follower.tap([("shop-things", "note")]))
-    follower.database.execute("update shop.things set name = 'b'", "delete from shop.things")
+    follower.database.execute(
+        "alter table shop.things add seen timestamp",
+        f"insert into shop.things values (1, 'a', '{LARGE}', 'infinity'), (2, 'a', 'n', null)",
+    )
     follower.run()
-    assert follower.held("things", "id, name, note") == []
-    ((reason, column),) = follower.home.query("select reason, column_name from ops.quarantine")
+    follower.database.execute("update shop.things set seen = null", "delete from shop.things where id = 1")
+    follower.run()
+    assert follower.held("things", "id, name, note") == [(2, "a", "n")]
+    ((reason, column),) = follower.home.query(
+        "select reason, column_name from ops.quarantine where column_name <> 'seen'"
+    )
     assert (column, "no longer in the table" in reason) == ("note", True)
 
 
@@ -532,6 +612,7 @@ def test_a_publication_that_is_missing_or_leaves_out_changes_is_refused(follower
         ("alter table shop.things replica identity nothing", "replica identity without its key"),
         ("alter table shop.things drop constraint things_pkey", "has no key"),
         ("create table shop.child (more text) inherits (shop.things)", "child tables by inheritance"),
+        ("alter table shop.things set unlogged", "is unlogged"),
     ],
 )
 def test_a_table_whose_log_is_not_whole_is_refused_and_the_others_go_on(follower, statement, said):
