@@ -536,9 +536,9 @@ class TapPostgres(StoppableTap):
             "on_type_change",
             th.StringType,
             default=_defaults.on_type_change,
-            allowed_values=["quarantine", "fail"],
+            allowed_values=["quarantine", "fail", "text"],
             description="When a column's type changes to one that raw's does not widen to: keep the old one and"
-            " quarantine rows whose value does not fit, or fail the stream",
+            " quarantine rows whose value does not fit, fail the stream, or make the column text for good",
         ),
         th.Property(
             "batch_size_rows",

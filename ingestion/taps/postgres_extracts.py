@@ -25,7 +25,7 @@ from ingestion.taps.postgres_catalog import Table
 from ingestion.taps.postgres_connection import Server
 from ingestion.taps.postgres_reading import Snapshot, page_ranges
 from ingestion.taps.postgres_types import Column, Converted, Unfit, adbc_to_lake, payload, select_list
-from ingestion.target.columns import column_widened, widened
+from ingestion.target.columns import TEXT, number_widened, widened
 
 WORK = ".tmp-tap-postgres"
 # A smaller table is read faster by one connection than several are opened.
@@ -83,26 +83,36 @@ class TableLake:
         return self.lake.manifest(self.stream)
 
     @cached_property
-    def types(self) -> dict[str, str]:
-        """DuckDB's type of every column that the lake has or will have, by name."""
+    def held_types(self) -> dict[str, str]:
+        """DuckDB's type of every column that the lake had when the run began, by name."""
         # Batches of other writers say nothing of types.
         told = (batch.origin["types"] for batch in reversed(self.manifest) if "types" in batch.origin)
-        held: dict[str, str] = dict(next(told, {}))
+        return next(told, {})
+
+    @cached_property
+    def types(self) -> dict[str, str]:
+        """DuckDB's type of every column that the lake has or will have, by name."""
+        held = dict(self.held_types)
         for column in self.columns:
             held[column.name] = self._held_type(column, held.get(column.name))
         return held
 
     def _held_type(self, column: Column, old: str | None) -> str:
         wanted = column.own_type
-        # Numbers that no decimal holds are text; text instead of numbers is another meaning.
-        widen = column_widened if column.base == "numeric" else widened
+        # Text instead of numbers is another meaning.
+        widen = number_widened if column.base == "numeric" else widened
         kind = widen(old, wanted) if old else wanted
         if kind is not None:
             return kind
+        # Old bytes as text would equal no text of PostgreSQL's, so that they would change with every run.
+        if self.options.on_type_change == "text" and old != "BLOB":
+            self.logger.warning("%s: column %s is now %s and text in raw", self.stream.id, column.name, column.type)
+            return TEXT
         if self.options.on_type_change == "fail":
             raise UserError(
                 f"stream {self.stream.id}: column {column.name}: its type changed from {old} to {wanted}, and neither"
-                " holds the other's values; change the column back, alter raw's, or set on_type_change to quarantine"
+                " holds the other's values; change the column back, or set on_type_change to text (the column is text"
+                " from then on) or quarantine (rows that do not fit wait there)"
             )
         self.logger.warning(
             "%s: column %s is now %s, which %s in raw does not hold; rows whose value does not fit are quarantined",
@@ -350,7 +360,9 @@ class Extract:
         last = writer.last.origin.get("position", {}) if writer.last else {}
         # A bookmark alone is not worth a batch without rows: the next run looks at the same rows again.
         same = all(last.get(name) == value for name, value in position(True).items() if name != _BOOKMARK)
-        if writer.is_open or not same:
+        # The next run, whatever its settings, goes on with the types of this one.
+        retyped = any(target.types[name] != kind for name, kind in target.held_types.items())
+        if writer.is_open or not same or retyped:
             yield target.close(position(True), **origin)
 
     def _new_unfit(self, con: duckdb.DuckDBPyConnection, spool: _Spool) -> int:

@@ -83,7 +83,16 @@ def widened(old: str, new: str) -> str | None:
 def column_widened(old: str, new: str) -> str | None:
     """The type for a raw column of type `old` that takes up a closed batch's column of type `new`, or None.
 
-    Beyond `widened`, numbers become text: a batch has text where one of its numbers fits no decimal.
+    Beyond `widened`, everything becomes text: a batch has text where one of its numbers fits no decimal, and where its
+    tap was told that the column is text from now on.
+    """
+    return TEXT if new == TEXT else widened(old, new)
+
+
+def number_widened(old: str, new: str) -> str | None:
+    """The type for a column of type `old` whose source says that it has numbers of type `new`, or None.
+
+    Numbers that no decimal holds are text.
     """
     return TEXT if new == TEXT and _digits(old) else widened(old, new)
 

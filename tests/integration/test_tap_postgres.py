@@ -242,6 +242,37 @@ def test_changed_type_can_fail_the_stream(shop):
     assert "its type changed from INTEGER to VARCHAR" in shop.try_run(on_type_change="fail").faults[0]
 
 
+@pytest.mark.parametrize(
+    ("kind", "values"), [("int", "1"), ("boolean", "true"), ("timestamptz", "'2026-01-02 03:04:05.6+00'")]
+)
+def test_changed_type_can_become_text(shop, kind, values):
+    shop.database.execute(
+        f"create table t (id int primary key, c {kind})",
+        f"insert into t select i, {values} from generate_series(1, 9) i",
+    )
+    shop.run()
+    shop.database.execute("alter table t alter c type text using c::text")
+    assert "set on_type_change to text" in shop.try_run(on_type_change="fail").faults[0]
+    shop.run(on_type_change="text")  # Once: the type is taken up though there may be no row that is another one.
+    shop.database.execute("insert into t values (10, 'zz')")
+    shop.run()
+    assert shop.current("t", "id, c") == shop.database.query("select id, c from t order by id")
+    assert shop.warehouse.query("select count(*) from ops.quarantine") == [(0,)]
+    batches = len(shop.manifest("t"))
+    shop.run()
+    assert len(shop.manifest("t")) == batches
+
+
+def test_rows_quarantined_by_a_changed_type_come_as_text(shop):
+    shop.database.execute("create table t (id int primary key, c int)", "insert into t values (1, 1), (2, 2)")
+    shop.run()
+    shop.database.execute("alter table t alter c type text", "update t set c = 'b' where id = 2")
+    shop.run()
+    assert shop.current("t", "id, c") == [(1, 1), (2, 2)]
+    shop.run(on_type_change="text")
+    assert shop.current("t", "id, c") == [(1, "1"), (2, "b")]
+
+
 def test_stream_whose_type_change_is_refused_sends_nothing(shop):
     shop.database.execute("create table t (id int primary key, c int)", "insert into t values (1, 1)")
     shop.extract()  # The lake has a batch that no target loaded.
