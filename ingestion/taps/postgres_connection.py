@@ -18,8 +18,13 @@ from ingestion import postgres_service
 from ingestion.errors import UserError
 from ingestion.taps.postgres_types import SESSION_OPTIONS
 
-# A reading transaction sees one state of the database, and changes nothing.
-READING_OPTIONS = {"default_transaction_isolation": "repeatable read", "default_transaction_read_only": "on"}
+# A reading transaction sees one state of the database, and changes nothing. Rows that a policy would hide are an error:
+# they would count as deleted.
+READING_OPTIONS = {
+    "default_transaction_isolation": "repeatable read",
+    "default_transaction_read_only": "on",
+    "row_security": "off",
+}
 CONNECT_TIMEOUT_SECONDS = "10"
 # More does not read faster, and two batches of this size are in memory at once.
 ARROW_BATCH_BYTES = 16 * 1024 * 1024
@@ -123,6 +128,8 @@ class Server:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         text = lines[0] if lines else type(error).__name__
         text = _NOISE.sub("", text)
+        if "row-level security policy" in text:
+            text += "; give the tap's user BYPASSRLS, or deselect the stream and read a view whose owner sees the rows"
         password = self.parameters.get("password", "")
         return text.replace(password, "***") if len(password) > 3 else text
 

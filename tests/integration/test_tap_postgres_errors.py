@@ -156,6 +156,25 @@ def test_revoked_table_fails_and_the_others_go_on(shop):
         database.execute("drop owned by clerk", "drop role clerk")
 
 
+def test_rows_that_a_policy_hides_are_not_deletes(shop):
+    database = shop.database
+    database.execute(
+        "create table t (id int primary key)",
+        "insert into t select generate_series(1, 10)",
+        "create role tenant login password 'pw'",
+        "grant select on t to tenant",
+    )
+    try:
+        url = database.server.dsn(database.name, "tenant", "pw")
+        shop.run(sqlalchemy_url=url)
+        database.execute("alter table t enable row level security", "create policy few on t using (id > 3)")
+        (fault,) = shop.try_run(sqlalchemy_url=url).faults
+        assert "row-level security policy" in fault and "BYPASSRLS" in fault
+        assert len(shop.current("t", "id")) == 10
+    finally:
+        database.execute("drop table t", "drop owned by tenant", "drop role tenant")
+
+
 def test_table_never_allowed_is_left_out(shop, caplog):
     caplog.set_level("INFO", logger="tap-postgres")
     database = shop.database
