@@ -121,6 +121,8 @@ class PostgresStream(AnnouncedStream):
             return f"its key column {missing[0]} is not in {self.table.label}; correct table-key-properties"
         if self.replication_method not in METHODS:
             return f"replication-method {self.replication_method}: choose {', '.join(METHODS)}"
+        if self.replication_method == LOG_BASED and self._conditions:
+            return "custom_where_clauses do not reach the log; remove them from stream_options, or use FULL_TABLE"
         if self.replication_method == INCREMENTAL:
             if not self.replication_key:
                 return "INCREMENTAL needs a replication-key; set it in the stream's metadata"
@@ -514,6 +516,13 @@ class TapPostgres(StoppableTap):
             description="LOG_BASED: the publication, which the owner of the tables or an administrator makes",
         ),
         th.Property(
+            "compare_all",
+            th.BooleanType,
+            default=False,
+            description="Compare every LOG_BASED table as a whole in this run, for example after changes that no log"
+            " carries",
+        ),
+        th.Property(
             "look_back_seconds",
             th.IntegerType,
             description="INCREMENTAL by a date or time: how far before the bookmark rows are read again, for"
@@ -652,7 +661,12 @@ class TapPostgres(StoppableTap):
         config = self.config
         try:
             Replication(
-                self.server, self.lake, config["replication_slot_name"], config["publication_name"], self.logger
+                self.server,
+                self.lake,
+                config["replication_slot_name"],
+                config["publication_name"],
+                self.logger,
+                config["compare_all"],
             ).run(streams)
         except UserError as error:
             for stream in streams:

@@ -30,6 +30,10 @@ from ingestion.taps.postgres_extracts import TableLake
 from ingestion.taps.postgres_log import Change, Relation, Rows, Texts, decode
 from ingestion.taps.postgres_types import Column, Converted, Unfit, payload, text_to_arrow
 
+COMPARE_ALL = (
+    "run once with TAP_POSTGRES_COMPARE_ALL=true: the tap then compares whole tables with the lake and adds every"
+    " difference"
+)
 # Changes decoded at a time.
 _CHUNK_ROWS = 20_000
 _CHUNK_BYTES = 4 * 1024 * 1024
@@ -107,8 +111,7 @@ class ChangedTable:
         if missing:
             raise UserError(
                 f"stream {self.target.stream.id}: at some point of the log its key column {missing[0]} was not in the"
-                f" replica identity of {self.target.table.label}; run meltano run --full-refresh, which compares"
-                " the whole table with the lake"
+                f" replica identity of {self.target.table.label}; {COMPARE_ALL}"
             )
         return [column.name for column in relation.columns if column.name not in names]
 

@@ -26,7 +26,7 @@ from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, Stream, first_line, make_folder
 from ingestion.lake.definition import replace_file
 from ingestion.taps.postgres_catalog import Table
-from ingestion.taps.postgres_changes import ChangedTable
+from ingestion.taps.postgres_changes import COMPARE_ALL, ChangedTable
 from ingestion.taps.postgres_connection import Connection, DatabaseError, Server
 from ingestion.taps.postgres_extracts import WORK, Extract, TableLake
 from ingestion.taps.postgres_log import (
@@ -49,9 +49,6 @@ from ingestion.taps.postgres_types import SESSION_OPTIONS, Column
 
 METHOD = "LOG_BASED"
 SLOTS = "_slots"
-FULL_REFRESH = (
-    "run meltano run --full-refresh once: the tap then takes a snapshot and adds to the lake every difference to it"
-)
 # All open batches together keep at most so much of their rows in memory.
 _OPEN_BYTES = 128 * 1024 * 1024
 
@@ -119,7 +116,7 @@ class Position:
             lsn = lsn_number(fields["lsn"])
             return cls(fields["slot"], fields["system"], fields["table"], lsn, fields["complete"])
         except (KeyError, ValueError, AttributeError) as error:
-            raise UserError(f"the state's position {dict(fields)} cannot be read; {FULL_REFRESH}") from error
+            raise UserError(f"the state's position {dict(fields)} cannot be read; {COMPARE_ALL}") from error
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,7 @@ class Confirmed:
             fields = json.loads(path.read_text())
             return cls(fields["system"], lsn_number(fields["lsn"]), frozenset(fields["streams"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged; remove it, then {FULL_REFRESH}") from error
+            raise UserError(f"{path} is damaged; remove it, then {COMPARE_ALL}") from error
 
     def write(self, lake: Lake, slot: str) -> None:
         """Remember it."""
@@ -158,6 +155,7 @@ class _Followed:
     position: Position
     changes: ChangedTable
     deselected: frozenset[str]
+    has_failed: bool = False
 
     @property
     def lsn(self) -> int:
@@ -187,8 +185,8 @@ class _Facts:
     generated: list[str]
 
 
-class _Widened(Exception):
-    """A column came up that an open batch does not have: what is open is given up, and read again with it."""
+class _Anew(Exception):
+    """A stream failed, or got a column that its open batch does not have: what is open is given up and read again."""
 
 
 @dataclass
@@ -200,6 +198,8 @@ class Replication:
     slot_name: str
     publication: str
     logger: logging.Logger
+    compare_all: bool = False
+    """Whether every table is compared as a whole, whatever state, slot and lake say."""
     _stack: ExitStack = field(default_factory=ExitStack)
     _generated: dict[int, frozenset[str]] = field(default_factory=dict)
 
@@ -225,7 +225,7 @@ class Replication:
         if isinstance(error, psycopg2.errors.UndefinedObject) and "publication" in reason:
             return (
                 f"{reason} when what the slot {self.slot_name} has next was written; drop the slot"
-                f" (select pg_drop_replication_slot('{self.slot_name}')), then {FULL_REFRESH}"
+                f" (select pg_drop_replication_slot('{self.slot_name}')), then {COMPARE_ALL}"
             )
         if "max_replication_slots" in str(error) or "replication slots are in use" in reason:
             return f"{reason}: drop slots that nobody reads any more, or raise max_replication_slots of the server"
@@ -238,12 +238,14 @@ class Replication:
         log = self._log()
         system = log.system()
         slot = self._slot(connection)
-        confirmed = Confirmed.read(self.lake, self.slot_name)
+        confirmed = None if self.compare_all else Confirmed.read(self.lake, self.slot_name)
         if confirmed and confirmed.system != system.identifier:
             confirmed = None
         facts = self._facts(connection, streams)
         tables: dict[str, str] = {}
-        states = {stream.name: Position.read(stream.stream_state) for stream in streams}
+        states: dict[str, Position | None] = {}
+        if not self.compare_all:
+            states = {stream.name: Position.read(stream.stream_state) for stream in streams}
         places: dict[str, Position | None] = {}
         unsent: dict[str, list[Batch]] = {}
         for stream in streams:
@@ -306,7 +308,7 @@ class Replication:
             raise UserError(
                 f"replication slot {slot.name} is lost: the server has thrown away log that was not read"
                 " (max_slot_wal_keep_size); drop it (select pg_drop_replication_slot"
-                f"('{slot.name}')), then {FULL_REFRESH}"
+                f"('{slot.name}')), then {COMPARE_ALL}"
             )
         return slot
 
@@ -379,6 +381,8 @@ class Replication:
 
         Raises UserError when the state says that it can go on and it cannot: changes in between are lost.
         """
+        if self.compare_all:
+            return None
         manifest = stream.lake_table.manifest
         origins = [batch.origin["position"] for batch in manifest if "position" in batch.origin]
         last = Position.read(origins[-1]) if origins else None
@@ -425,7 +429,7 @@ class Replication:
     def _refused(self, stream: LogStream, state: Position | None, reason: str) -> None:
         """Fail where the state knows of the changes that are lost; without a state, begin anew."""
         if state:
-            raise UserError(f"stream {stream.name}: {reason}; {FULL_REFRESH}")
+            raise UserError(f"stream {stream.name}: {reason}; {COMPARE_ALL}")
         self.logger.warning("%s: %s: the table is compared as a whole", stream.name, reason)
 
     def _confirm(
@@ -512,14 +516,15 @@ class Replication:
     def _follow(self, followed: Sequence[_Followed]) -> None:
         with Log(self.server.arguments({**SESSION_OPTIONS, **REPLICATION_SETTINGS})) as log:
             until = log.system().lsn
-        while True:
+        while followed:
             with Log(self.server.arguments({**SESSION_OPTIONS, **REPLICATION_SETTINGS})) as log:
                 try:
                     self._read(log, followed, until)
                     end = log.position
-                except _Widened:
+                except _Anew:
                     for each in followed:
                         each.changes.abandon()
+                    followed = [each for each in followed if not each.has_failed]
                     continue
             break
         for each in followed:
@@ -584,13 +589,18 @@ class Replication:
             each.position = position
 
     def _described(self, each: _Followed, relation: Relation) -> None:
-        names = [name for name in each.changes.describe(relation) if name not in each.deselected]
+        try:
+            names = [name for name in each.changes.describe(relation) if name not in each.deselected]
+        except UserError as error:
+            each.has_failed = True
+            each.stream.fault(error)
+            raise _Anew from None
         new = self._new_columns(each, relation, names) if names else []
         if new:
             is_open = each.changes.has_rows
             each.changes.widen(new)
             if is_open:
-                raise _Widened
+                raise _Anew
             each.changes.describe(relation)
 
     def _new_columns(self, each: _Followed, relation: Relation, names: Sequence[str]) -> list[Column]:
@@ -636,7 +646,7 @@ def _table_text(oid: int, facts: _Facts, keys: Sequence[str], selected: Set[str]
 
 
 def _is_changed(before: str, now: str) -> bool:
-    """Whether the table's rows may have changed without the log: not so where columns were dropped, or added as null."""
+    """Whether rows may have changed without the log: not where columns were only dropped, or added as null."""
     table, width, *columns = before.split(" ")
     table_now, _, *columns_now = now.split(" ")
     if table != table_now or not width.isdecimal():

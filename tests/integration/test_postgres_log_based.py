@@ -635,7 +635,7 @@ def test_a_slot_that_was_dropped_is_a_fault_and_without_state_a_new_beginning(fo
         f"select pg_drop_replication_slot('{follower.slot}')", "delete from shop.things where id = 1"
     )
     line = fault(follower)
-    assert "was dropped" in line and "--full-refresh" in line
+    assert "was dropped" in line and "TAP_POSTGRES_COMPARE_ALL" in line
     follower.state = None
     follower.run()
     follower.database.execute("insert into shop.things values (3, 'c')")
@@ -707,3 +707,53 @@ def test_a_role_that_may_only_log_in_replicate_and_select_suffices(follower):
     follower.database.execute("alter role reader noreplication")
     assert "alter role reader replication" in fault(follower)
     follower.database.execute("drop owned by reader", "drop role reader")
+
+
+def test_conditions_of_the_settings_are_refused(follower):
+    follower.config["stream_options"] = {"shop-things": {"custom_where_clauses": ["id > 1"]}}
+    assert "custom_where_clauses do not reach the log" in fault(follower)
+
+
+def test_a_stream_whose_log_cannot_be_read_fails_alone_until_all_is_compared(follower):
+    follower.database.execute("create table shop.other (id integer primary key)")
+    follower.run()
+    follower.database.execute(
+        "alter table shop.things replica identity nothing",
+        "insert into shop.things values (1, 'a')",
+        "alter table shop.things replica identity default",
+        "insert into shop.other values (1)",
+    )
+    sent = follower.send()
+    assert len(sent.faults) == 1 and "TAP_POSTGRES_COMPARE_ALL" in sent.faults[0]
+    follower.load(sent)
+    assert follower.held("other", "id") == [(1,)]
+    compare_all(follower)
+    assert follower.held("things", "id, name") == [(1, "a")]
+
+
+@pytest.mark.parametrize("lost", ["nothing", "slot", "log", "position"])
+def test_compare_all_mends_what_state_slot_and_lake_do_not_know(follower, lost):
+    follower.database.execute("insert into shop.things values (1, 'a'), (2, 'b')")
+    follower.run()
+    drop = f"select pg_drop_replication_slot('{follower.slot}')"
+    advance = f"select pg_replication_slot_advance('{follower.slot}', pg_current_wal_lsn())"
+    follower.database.execute(
+        # A change that no log carries.
+        "alter publication warehouse set (publish = 'insert')",
+        "update shop.things set name = 'c' where id = 1",
+        "alter publication warehouse set (publish = 'insert, update, delete, truncate')",
+        {"slot": drop, "log": advance}.get(lost, "select 1"),
+    )
+    if lost == "position":
+        follower.state["bookmarks"]["shop-things"]["lsn"] = None
+    compare_all(follower)
+    assert follower.held("things", "id, name") == [(1, "c"), (2, "b")]
+    assert len(follower.versions("things", "id")) == 3
+
+
+def compare_all(follower: Follower) -> None:
+    """One run that compares all, after which runs go on as before."""
+    follower.config["compare_all"] = True
+    follower.run()
+    follower.config["compare_all"] = False
+    follower.run()
