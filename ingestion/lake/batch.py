@@ -27,6 +27,8 @@ METADATA_COLUMNS: dict[str, str] = {
 }
 
 DEFAULT_SOURCE = "files"
+# In a STATE: the streams that our taps have begun and not sent in full (docs/contracts.md, "Database streams").
+UNFINISHED = "unfinished"
 METADATA_KEY = "warehouse.batch"
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 import pyarrow as pa
@@ -42,6 +44,26 @@ def connect(temp_directory: Path, *, memory_limit: str = "1GB", threads: int = 2
     con.execute("set TimeZone = 'UTC'")
     con.execute("set enable_progress_bar = false")  # A tap's stdout is for messages.
     return con
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A DuckDB and a folder for preparing one stream's batches."""
+
+    con: duckdb.DuckDBPyConnection
+    folder: Path
+
+    @classmethod
+    @contextlib.contextmanager
+    def at(cls, folder: Path, memory_limit: str) -> Iterator[Self]:
+        """The folder is made and, at the end, removed; first what a killed run left in it."""
+        shutil.rmtree(folder, ignore_errors=True)
+        make_folder(folder)
+        try:
+            with connect(folder, memory_limit=memory_limit) as con:
+                yield cls(con, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_folder(path: Path) -> None:

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any
 
-import click
-import duckdb
-from singer_sdk import Tap
 from singer_sdk import typing as th
-from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig, StorageTarget
-from singer_sdk.helpers._util import load_json
-from singer_sdk.helpers.capabilities import PluginCapabilities, TapCapabilities
-from singer_sdk.plugin_base import SingerCommand, _ConfigInput
+from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig
 
-from ingestion import lifeline, settings
+from ingestion import settings
 from ingestion.errors import UserError
-from ingestion.lake import Batch, Lake, connect, identifier, make_folder
-from ingestion.taps.completion import AnnouncedStream, StoppableTap
+from ingestion.lake import Batch, Lake, Workplace, identifier
 from ingestion.taps.file_config import FileStreamConfig, load_streams
 from ingestion.taps.file_reading import (
     LINE_NUMBER,
@@ -47,27 +36,19 @@ from ingestion.taps.file_versions import (
     write_batch,
     write_copy,
 )
+from ingestion.taps.lake_tap import BOOKMARK, LAKE_PATH, LakeStream, LakeTap
 
-BOOKMARK = "load_id"
 WORK = ".tmp-tap-files"
 _FETCH_ROWS = 10_000
 
 
-@dataclass(frozen=True)
-class _Workplace:
-    """Where a stream's files are prepared: a DuckDB connection and a folder for intermediate files."""
-
-    con: duckdb.DuckDBPyConnection
-    folder: Path
-
-
-class FileStream(AnnouncedStream):
+class FileStream(LakeStream):
     """All files of one pattern; every file is a batch, taken up whole or not at all."""
 
     def __init__(self, tap: TapFiles, file_config: FileStreamConfig) -> None:
         self.file_config = file_config
         self._files_tap = tap
-        super().__init__(tap, name=file_config.name)
+        super().__init__(tap, file_config.stream, name=file_config.name)
         self.primary_keys = list(file_config.keys)
 
     @cached_property
@@ -75,7 +56,7 @@ class FileStream(AnnouncedStream):
         """Text for every column that the stream's list, its files or its batches in the lake show."""
         config = self.file_config
         lake = self._files_tap.lake
-        batches = lake.manifest(config.stream) if lake else []
+        batches = lake.manifest(self.lake_stream) if lake else []
         # The first spelling counts.
         spelling: dict[str, str] = {}
         for name in (*config.required_columns, *(name for batch in batches for name in batch.columns)):
@@ -115,16 +96,6 @@ class FileStream(AnnouncedStream):
 
     # BATCH messages
 
-    def get_batch_config(self, config: Mapping[str, Any]) -> BatchConfig | None:
-        """Batches by default: the lake's own files."""
-        lake = self._files_tap.lake
-        if lake is None:
-            return None
-        return BatchConfig(
-            encoding=BaseBatchFileEncoding(format="parquet", compression="zstd"),
-            storage=StorageTarget(root=lake.root.as_uri()),
-        )
-
     def get_batches(
         self, batch_config: BatchConfig, context: Mapping[str, Any] | None = None
     ) -> Iterator[tuple[BaseBatchFileEncoding, list[str]]]:
@@ -133,8 +104,11 @@ class FileStream(AnnouncedStream):
         lake = self._files_tap.lake
         assert lake is not None
         try:
-            with lake.lock(self.file_config.stream), self._workplace(lake.root / WORK / self.name) as workplace:
-                lake.remove_orphans(self.file_config.stream)
+            with (
+                lake.lock(self.lake_stream),
+                Workplace.at(lake.root / WORK / self.name, self.config["memory_limit"]) as workplace,
+            ):
+                lake.remove_orphans(self.lake_stream)
                 for batch in self._batches(lake, workplace):
                     # The SDK writes the state right after the batch's message.
                     self.stream_state[BOOKMARK] = batch.load_id
@@ -142,26 +116,9 @@ class FileStream(AnnouncedStream):
         except UserError as error:
             self.fault(error)
 
-    @contextlib.contextmanager
-    def _workplace(self, folder: Path) -> Iterator[_Workplace]:
-        """A DuckDB and a folder for one stream's files; what a killed run left in the folder is removed."""
-        shutil.rmtree(folder, ignore_errors=True)
-        make_folder(folder)
-        try:
-            with connect(folder, memory_limit=self.config["memory_limit"]) as con:
-                yield _Workplace(con, folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _batches(self, lake: Lake, workplace: _Workplace) -> Iterator[Batch]:
-        loaded = self.stream_state.get(BOOKMARK, 0)
-        manifest = lake.manifest(self.file_config.stream)
-        if loaded > max((batch.load_id for batch in manifest), default=0):
-            raise UserError(
-                f"stream {self.name}: the lake at {lake.root} is missing or older than the state, which has load"
-                f" {loaded}: bring it back, or start with a new WAREHOUSE_HOME"
-            )
-        yield from (batch for batch in manifest if batch.load_id > loaded)
+    def _batches(self, lake: Lake, workplace: Workplace) -> Iterator[Batch]:
+        manifest = lake.manifest(self.lake_stream)
+        yield from self.beyond_state(manifest)
         history = History.of(manifest)
         counts = Counter[str]()
         # A copy's content is its original's, and gone when that changes.
@@ -200,7 +157,7 @@ class FileStream(AnnouncedStream):
     def _take_up(
         self,
         lake: Lake,
-        workplace: _Workplace,
+        workplace: Workplace,
         path: Path,
         name: str,
         history: History,
@@ -234,7 +191,7 @@ class FileStream(AnnouncedStream):
         return batch
 
     def _write_at_once(
-        self, lake: Lake, workplace: _Workplace, path: Path, file: SourceFile, extracted_at: datetime
+        self, lake: Lake, workplace: Workplace, path: Path, file: SourceFile, extracted_at: datetime
     ) -> Batch | None:
         """Write the batch of a new file in one pass, if that can be."""
         with view_file(
@@ -274,7 +231,7 @@ class FileStream(AnnouncedStream):
         for name in columns:
             self._spelling.setdefault(name.lower(), name)
 
-    def _read(self, workplace: _Workplace, path: Path, file: SourceFile) -> list[str]:
+    def _read(self, workplace: Workplace, path: Path, file: SourceFile) -> list[str]:
         """Read and check the file's records; return its columns."""
         columns = read_file(
             workplace.con,
@@ -297,7 +254,7 @@ class FileStream(AnnouncedStream):
         contents: dict[str, str] = {}
         with (
             tempfile.TemporaryDirectory(prefix="tap-files-") as folder,
-            self._workplace(Path(folder) / WORK) as workplace,
+            Workplace.at(Path(folder) / WORK, self.config["memory_limit"]) as workplace,
         ):
             for path, name in self._known_first(History()):
                 try:
@@ -311,7 +268,7 @@ class FileStream(AnnouncedStream):
                 except FileFault as fault:
                     self.fault(f"stream {self.name}: {name}: {fault}")
 
-    def _file_records(self, workplace: _Workplace, path: Path, file: SourceFile) -> Iterator[dict[str, Any]]:
+    def _file_records(self, workplace: Workplace, path: Path, file: SourceFile) -> Iterator[dict[str, Any]]:
         columns = self._read(workplace, path, file)
         query = f"select count(*), arg_min(reason, line_number), min(line_number) from {REJECTS}"
         count, reason, number = workplace.con.execute(query).fetchall()[0]
@@ -353,33 +310,10 @@ def _check_unchanged(path: Path, before: SourceFile) -> None:
         raise FileFault("the file changed while it was being read; run again when its writer has finished")
 
 
-class _Command(SingerCommand):
-    """The command line, which prints a user's mistake as one line."""
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        lifeline.tie(TapFiles.name)
-        try:
-            return super().main(*args, **kwargs)
-        except UserError as error:
-            self.logger.error("%s", error)
-            sys.exit(1)
-
-
-class TapFiles(StoppableTap):
+class TapFiles(LakeTap):
     """Extracts CSV, JSONL and Parquet files, compressed or not."""
 
     name = "tap-files"
-    package_name = "shop-warehouse"
-    dynamic_catalog = True
-    # No stream maps, flattening or batch settings: a batch holds the file as it is, and goes to the lake.
-    capabilities: ClassVar[list[Any]] = [
-        TapCapabilities.CATALOG,
-        TapCapabilities.STATE,
-        TapCapabilities.DISCOVER,
-        PluginCapabilities.ABOUT,
-        PluginCapabilities.BATCH,
-        PluginCapabilities.STRUCTURED_LOGGING,
-    ]
     config_jsonschema = th.PropertiesList(
         th.Property(
             "streams_file",
@@ -387,7 +321,7 @@ class TapFiles(StoppableTap):
             description="The list of streams. Default: ingestion/shops/<WAREHOUSE_SHOP>.yml",
         ),
         th.Property("data_path", th.StringType, description="The folder with the files. Default: WAREHOUSE_DATA"),
-        th.Property("lake_path", th.StringType, description="The lake. Default: WAREHOUSE_HOME/lake"),
+        LAKE_PATH,
         th.Property(
             "wire",
             th.StringType,
@@ -407,33 +341,20 @@ class TapFiles(StoppableTap):
         ),
     ).to_dict()
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.faults: list[str] = []
-        super().__init__(*args, **kwargs)
-
     @cached_property
     def data_path(self) -> Path:
         """The folder with the files. Raises UserError when there is none."""
-        path = self._path("data_path", settings.load().data)
+        path = self.path("data_path", settings.load().data)
         if not path.is_dir():
             raise UserError(
                 f"{path}: no such data folder; make it and put the shop's files there, or set WAREHOUSE_DATA"
             )
         return path
 
-    @cached_property
-    def lake(self) -> Lake | None:
-        """The lake that batches go to; None with `wire: records`."""
-        return Lake(self._path("lake_path", settings.load().lake)) if self.config["wire"] == "lake" else None
-
-    def _path(self, setting: str, default: Path) -> Path:
-        value = self.config.get(setting)
-        return (settings.PROJECT_ROOT / Path(value).expanduser()).resolve() if value else default
-
     def discover_streams(self) -> list[FileStream]:
         """The streams of the list. Raises UserError when the list or the data folder is missing or wrong."""
         _ = self.data_path
-        configs = load_streams(self._path("streams_file", settings.load().streams_file))
+        configs = load_streams(self.path("streams_file", settings.load().streams_file))
         return [FileStream(self, config) for config in configs]
 
     def sync_all(self) -> None:
@@ -447,41 +368,3 @@ class TapFiles(StoppableTap):
                 " or set WAREHOUSE_DATA to the folder that has them"
             )
         super().sync_all()
-
-    def fault(self, message: str) -> None:
-        """Report a file or stream that cannot be taken up; the others go on, and the tap fails at its end."""
-        self.faults.append(message)
-        self.logger.error("%s", message)
-
-    @classmethod
-    def invoke(  # The SDK's, but for the end.
-        cls,
-        *,
-        about: bool = False,
-        about_format: str | None = None,
-        config: _ConfigInput | None = None,
-        state: IO[str] | None = None,
-        catalog: IO[str] | None = None,
-    ) -> None:
-        """Run the tap. Raises UserError at the end when a file or stream could not be taken up."""
-        super(Tap, cls).invoke(about=about, about_format=about_format)
-        cls.print_version(print_fn=cls.logger.info)
-        config = config or _ConfigInput()
-        tap = cls(
-            config=config.config,
-            state=None if state is None else load_json(state.read()),
-            catalog=None if catalog is None else load_json(catalog.read()),
-            parse_env_config=config.parse_env,
-        )
-        tap.sync_all()
-        if tap.faults:
-            raise UserError(
-                f"{len(tap.faults)} files or streams could not be taken up, see above; all others were sent"
-            )
-
-    @classmethod
-    def get_singer_command(cls) -> click.Command:
-        """The SDK's command, with one line for a user's mistake."""
-        command = super().get_singer_command()
-        command.__class__ = _Command
-        return command

@@ -3,49 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any
 
-import click
 import duckdb
 import psycopg2
 import pyarrow as pa
-from singer_sdk import Tap
 from singer_sdk import typing as th
-from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig, StorageTarget
-from singer_sdk.helpers._util import load_json
-from singer_sdk.helpers.capabilities import PluginCapabilities, TapCapabilities
+from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig
 from singer_sdk.helpers.conform import TypeConformanceLevel
-from singer_sdk.plugin_base import SingerCommand, _ConfigInput
 from singer_sdk.singerlib import Catalog, MetadataMapping, SchemaMessage
 
-from ingestion import lifeline, settings
 from ingestion.errors import UserError
-from ingestion.lake import Batch, Lake, Stream, first_line, identifier, literal
-from ingestion.taps.completion import AnnouncedStream, StoppableTap
+from ingestion.lake import Batch, Stream, first_line, identifier, literal
+from ingestion.taps.lake_tap import BOOKMARK, ENCODING, LAKE_PATH, LakeStream, LakeTap
 from ingestion.taps.postgres_catalog import Table, discover
 from ingestion.taps.postgres_connection import DatabaseError, Server
 from ingestion.taps.postgres_extracts import Extract, Options, TableLake, select_query, without_null_keys
-from ingestion.taps.postgres_incremental import IncrementalExtract
+from ingestion.taps.postgres_incremental import IncrementalExtract, clock, low_end
 from ingestion.taps.postgres_reading import Snapshot
 from ingestion.taps.postgres_records import record_columns, records
 from ingestion.taps.postgres_replication import Replication
-from ingestion.taps.postgres_types import Column, adbc_to_lake
+from ingestion.taps.postgres_types import TEXT, Column, adbc_to_lake
 
 FULL_TABLE, INCREMENTAL, LOG_BASED = "FULL_TABLE", "INCREMENTAL", "LOG_BASED"
 METHODS = [FULL_TABLE, INCREMENTAL, LOG_BASED]
-BOOKMARK = "load_id"
 LOOK_BACK_SECONDS = 600
 LOOK_BACK_VALUES = 1000
 
 _defaults = Options()
 
 
-class PostgresStream(AnnouncedStream):
+class PostgresStream(LakeStream):
     """One table, view or foreign table."""
 
     _is_begun = False
@@ -55,9 +46,9 @@ class PostgresStream(AnnouncedStream):
 
     def __init__(self, tap: TapPostgres, table: Table, source: str) -> None:
         self.table = table
-        self.lake_stream = Stream.parse(f"{source}-{table.name}")
         self.postgres_tap = tap
-        super().__init__(tap, name=self.lake_stream.id)
+        lake_stream = Stream.parse(f"{source}-{table.name}")
+        super().__init__(tap, lake_stream, name=lake_stream.id)
         self.primary_keys = list(table.keys)
         self.forced_replication_method = tap.config["default_replication_method"]
 
@@ -169,16 +160,6 @@ class PostgresStream(AnnouncedStream):
             keys = [self.replication_key] if self.replication_method == INCREMENTAL and self.replication_key else None
             yield SchemaMessage(self.name, {"type": "object", "properties": properties}, self.primary_keys, keys)
 
-    def get_batch_config(self, config: Mapping[str, Any]) -> BatchConfig | None:
-        """Batches by default: the lake's own files."""
-        lake = self.postgres_tap.lake
-        if lake is None:
-            return None
-        return BatchConfig(
-            encoding=BaseBatchFileEncoding(format="parquet", compression="zstd"),
-            storage=StorageTarget(root=lake.root.as_uri()),
-        )
-
     def get_batches(
         self, batch_config: BatchConfig, context: Mapping[str, Any] | None = None
     ) -> Iterator[tuple[BaseBatchFileEncoding, list[str]]]:
@@ -249,14 +230,8 @@ class PostgresStream(AnnouncedStream):
         Raises UserError when the lake does not have that one, or a column's new type is refused: then there was no
         SCHEMA message.
         """
-        loaded = self.stream_state.get(BOOKMARK, 0)
-        manifest, _ = self.lake_table.manifest, self.lake_table.types
-        if loaded > max((batch.load_id for batch in manifest), default=0):
-            raise UserError(
-                f"stream {self.name}: the lake at {self.lake_table.lake.root} is missing or older than the state, which"
-                f" has load {loaded}: bring it back, or start with a new WAREHOUSE_HOME"
-            )
-        return [batch for batch in manifest if batch.load_id > loaded]
+        _ = self.lake_table.types  # Raises.
+        return self.beyond_state(self.lake_table.manifest)
 
     def note(self, batch: Batch) -> None:
         """Put a batch into the state, which is written after its message."""
@@ -267,7 +242,7 @@ class PostgresStream(AnnouncedStream):
     def send(self, batch: Batch) -> None:
         """Write a batch's message, and the state after it."""
         self.note(batch)
-        self._write_batch_message(BaseBatchFileEncoding(format="parquet", compression="zstd"), [batch.file.as_uri()])
+        self._write_batch_message(ENCODING, [batch.file.as_uri()])
         self._write_state_message()
 
     # LOG_BASED: all such streams are sent together, when it is the turn of the first (`postgres_replication`)
@@ -344,14 +319,13 @@ class PostgresStream(AnnouncedStream):
         with Snapshot(self.postgres_tap.server, f"stream {self.name}: {self.table.label}") as snapshot:
             if self.replication_method == INCREMENTAL:
                 name = identifier(self.replication_key or "")
-                kind = next(column.type for column in columns if column.name == self.replication_key)
+                key = next(column for column in columns if column.name == self.replication_key)
                 start = self.get_starting_replication_key_value(context)
                 if start is not None:
-                    back = f" - {self._look_back}" if self._look_back else ""
-                    low = f"({literal(str(start))}::{kind}{back})::{kind}"
-                    conditions = [*conditions, f"{name} >= {low} or {name} is null"]
+                    low = low_end(snapshot, key, str(start), self._look_back)
+                    conditions = [*conditions, f"{name} >= {literal(low)}::{key.type} or {name} is null"]
                 order = f" order by {name} nulls first"
-                self._clock = _clock(snapshot, kind)
+                self._clock = _clock(snapshot, key)
             query = select_query(self.table, columns, conditions) + order
             for rows in snapshot.read([query]):
                 converted = without_null_keys(columns, self.primary_keys, adbc_to_lake(columns, rows))
@@ -366,14 +340,14 @@ class PostgresStream(AnnouncedStream):
             super()._increment_stream_state(latest_record, context=context)
 
 
-def _clock(snapshot: Snapshot, kind: str) -> str | None:
-    """The server's time as the records of a column of this type have it; None where it is no time."""
-    if kind == "date":
-        return snapshot.values("select current_date as now")[0].isoformat()
-    if kind.startswith("timestamp"):
-        now = snapshot.values("select now() as now")[0]
-        return (now if kind.endswith("with time zone") else now.replace(tzinfo=None)).isoformat()
-    return None
+def _clock(snapshot: Snapshot, key: Column) -> str | None:
+    """The server's time as the records of a column have it; None where it is no time."""
+    server_time = clock(key)
+    if server_time is None:
+        return None
+    if key.warehouse_type == TEXT:
+        return snapshot.values(f"select ({server_time})::text as now")[0]
+    return snapshot.values(f"select {server_time} as now")[0].isoformat()
 
 
 def _twice(names: Iterable[str]) -> list[str]:
@@ -383,32 +357,10 @@ def _twice(names: Iterable[str]) -> list[str]:
     return next(([name for name in names if name.lower() == lower] for lower, n in counts.items() if n > 1), [])
 
 
-class _Command(SingerCommand):
-    """The command line, which prints a user's mistake as one line."""
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        lifeline.tie(TapPostgres.name)
-        try:
-            return super().main(*args, **kwargs)
-        except UserError as error:
-            self.logger.error("%s", error)
-            sys.exit(1)
-
-
-class TapPostgres(StoppableTap):
+class TapPostgres(LakeTap):
     """Extracts tables of PostgreSQL 13 and later: whole, by a replication key, or from the log."""
 
     name = "tap-postgres"
-    package_name = "shop-warehouse"
-    dynamic_catalog = True
-    capabilities: ClassVar[list[Any]] = [
-        TapCapabilities.CATALOG,
-        TapCapabilities.STATE,
-        TapCapabilities.DISCOVER,
-        PluginCapabilities.ABOUT,
-        PluginCapabilities.BATCH,
-        PluginCapabilities.STRUCTURED_LOGGING,
-    ]
     config_jsonschema = th.PropertiesList(
         th.Property("host", th.StringType, description="The server; default: PGHOST"),
         th.Property("port", th.IntegerType, description="Its port; default: PGPORT, else 5432"),
@@ -534,7 +486,7 @@ class TapPostgres(StoppableTap):
             th.IntegerType,
             description=f"The same for numbers. Default: {LOOK_BACK_VALUES}, with wire records 0",
         ),
-        th.Property("lake_path", th.StringType, description="The lake. Default: WAREHOUSE_HOME/lake"),
+        LAKE_PATH,
         th.Property(
             "max_vanished_share",
             th.NumberType,
@@ -570,7 +522,6 @@ class TapPostgres(StoppableTap):
     ).to_dict()
 
     def __init__(self, *args: Any, catalog: Any = None, **kwargs: Any) -> None:
-        self.faults: list[str] = []
         self._is_replicated = False
         super().__init__(*args, catalog=_with_methods(catalog), **kwargs)
 
@@ -585,15 +536,6 @@ class TapPostgres(StoppableTap):
     def server(self) -> Server:
         """The source database."""
         return Server(self.config)
-
-    @cached_property
-    def lake(self) -> Lake | None:
-        """The lake that batches go to; None with `wire: records`."""
-        if self.config["wire"] != "lake":
-            return None
-        path = self.config.get("lake_path")
-        root = settings.PROJECT_ROOT / Path(path).expanduser() if path else settings.load().lake
-        return Lake(root.resolve())
 
     @cached_property
     def extract_options(self) -> Options:
@@ -672,42 +614,6 @@ class TapPostgres(StoppableTap):
             for stream in streams:
                 stream.is_complete = False
             self.fault(str(error))
-
-    def fault(self, message: str) -> None:
-        """Report a stream that cannot be extracted; the others go on, and the tap fails at its end."""
-        self.faults.append(message)
-        self.logger.error("%s", message)
-
-    @classmethod
-    def invoke(  # The SDK's, but for the end.
-        cls,
-        *,
-        about: bool = False,
-        about_format: str | None = None,
-        config: _ConfigInput | None = None,
-        state: IO[str] | None = None,
-        catalog: IO[str] | None = None,
-    ) -> None:
-        """Run the tap. Raises UserError at the end when a stream could not be extracted."""
-        super(Tap, cls).invoke(about=about, about_format=about_format)
-        cls.print_version(print_fn=cls.logger.info)
-        config = config or _ConfigInput()
-        tap = cls(
-            config=config.config,
-            state=None if state is None else load_json(state.read()),
-            catalog=None if catalog is None else load_json(catalog.read()),
-            parse_env_config=config.parse_env,
-        )
-        tap.sync_all()
-        if tap.faults:
-            raise UserError(f"{len(tap.faults)} streams could not be extracted, see above; all others were sent")
-
-    @classmethod
-    def get_singer_command(cls) -> click.Command:
-        """The SDK's command, with one line for a user's mistake."""
-        command = super().get_singer_command()
-        command.__class__ = _Command
-        return command
 
 
 def _with_methods(catalog: Any) -> Any:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,15 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ingestion.errors import UserError
-from ingestion.lake import Batch, Lake, Stream, connect, identifier, literal, make_folder
+from ingestion.lake import Batch, Lake, Stream, Workplace, identifier, literal
 from ingestion.lake.arrow_writer import BATCH_ROWS, ArrowWriter
+from ingestion.lake.column_types import TEXT, number_widened, widened
 from ingestion.lake.comparison import Differences, Held, compare
 from ingestion.lake.row_groups import RowGroups
 from ingestion.taps.postgres_catalog import Table
 from ingestion.taps.postgres_connection import Server
 from ingestion.taps.postgres_reading import Snapshot, page_ranges
 from ingestion.taps.postgres_types import Column, Converted, Unfit, adbc_to_lake, payload, select_list
-from ingestion.target.columns import TEXT, number_widened, widened
 
 WORK = ".tmp-tap-postgres"
 # A smaller table is read faster by one connection than several are opened.
@@ -250,11 +248,11 @@ class Extract:
         """Read into a file beside the lake, then append what differs from what is held there."""
         target = self.target
         folder = target.lake.root / WORK / target.stream.id
-        with _workplace(folder, target.options.memory_limit) as con:
+        with Workplace.at(folder, target.options.memory_limit) as place:
             extracted_at = datetime.now(UTC)
-            spool = self._spooled(snapshot, queries, con, folder, observe)
+            spool = self._spooled(snapshot, queries, folder, observe)
             differences = compare(
-                con,
+                place.con,
                 new=spool.file,
                 new_rows=spool.rows,
                 new_bytes=spool.bytes,
@@ -262,16 +260,15 @@ class Extract:
                 columns={column.name: column.warehouse_type for column in target.lake_columns},
                 keys=target.keys,
                 file=folder / "differences.parquet",
-                skipped_keys=self._skipped_keys(con, spool) if deletes and spool.unfit and target.keys else None,
+                skipped_keys=self._skipped_keys(place.con, spool) if deletes and spool.unfit and target.keys else None,
                 deletes=deletes,
             )
-            yield from self._differing(con, spool, differences, extracted_at, position, observe)
+            yield from self._differing(place.con, spool, differences, extracted_at, position, observe)
 
     def _spooled(
         self,
         snapshot: Snapshot,
         queries: Sequence[str],
-        con: duckdb.DuckDBPyConnection,
         folder: Path,
         observe: Observer | None,
     ) -> _Spool:
@@ -410,18 +407,6 @@ class _Spool:
     rows: int = 0
     bytes: int = 0
     unfit: int = 0
-
-
-@contextlib.contextmanager
-def _workplace(folder: Path, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB and a folder for one extract; what a killed run left in the folder is removed."""
-    shutil.rmtree(folder, ignore_errors=True)
-    make_folder(folder)
-    try:
-        with connect(folder, memory_limit=memory_limit) as con:
-            yield con
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _json_path(key: str) -> str:

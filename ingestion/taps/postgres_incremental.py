@@ -122,14 +122,14 @@ class IncrementalExtract(Extract):
         bookmark = bookmark_of(target.manifest, column)
         observer = KeyRange(column)
         with Snapshot(self.server, self._subject, snapshot=self.snapshot) as snapshot:
-            low = self._low(snapshot, column, bookmark, look_back)
+            low = None if bookmark is None else low_end(snapshot, column, bookmark, look_back)
             beyond = [] if low is None else [_beyond(snapshot, column, low)]
-            clock = _CLOCKS.get(column.base)
+            server_time = clock(column)
             now, server_bookmark = None, None
             if not _has_lake_order(column):
-                server_bookmark = self._server_bookmark(snapshot, column, beyond, bookmark, clock)
-            elif clock:
-                now = snapshot.values(f"select ({clock})::text as now")[0]
+                server_bookmark = self._server_bookmark(snapshot, column, beyond, bookmark, server_time)
+            elif server_time:
+                now = snapshot.values(f"select ({server_time})::text as now")[0]
 
             def position(complete: bool) -> dict[str, Any]:
                 value = bookmark
@@ -156,31 +156,38 @@ class IncrementalExtract(Extract):
                     observe=observer,
                 )
 
-    def _low(self, snapshot: Snapshot, column: Column, bookmark: str | None, look_back: str | None) -> str | None:
-        if bookmark is None or look_back is None:
-            return bookmark
-        low, least = f"{literal(bookmark)}::{column.type} - {look_back}", _least_number(column)
-        if least is not None:
-            low = f"greatest({low}, {least})"
-        # A date less an interval is a timestamp.
-        return snapshot.values(f"select ({low})::{column.type}::text as low")[0]
-
     def _server_bookmark(
-        self, snapshot: Snapshot, column: Column, beyond: list[str], bookmark: str | None, clock: str | None
+        self, snapshot: Snapshot, column: Column, beyond: list[str], bookmark: str | None, server_time: str | None
     ) -> str | None:
         """The next bookmark by the database's order: `_later` where the lake has another."""
         name = identifier(column.name)
         conditions = [*self.target.conditions, *beyond, f"{name} is not null"]
         if column.base in {"numeric", "real", "double precision"}:
             conditions.append(f"{name}::text not in ('NaN', 'Infinity', '-Infinity')")
-        elif clock or column.base.startswith("interval"):
+        elif server_time or column.base.startswith("interval"):
             conditions.append(f"isfinite({name})")
         where = " and ".join(f"({condition})" for condition in conditions)
-        value = f"least({name}, {clock})" if clock else name
+        value = f"least({name}, {server_time})" if server_time else name
         value = value if bookmark is None else f"greatest({value}, {literal(bookmark)}::{column.type})"
         last = f"select {name} from {self.target.table.sql} where {where} order by {name} desc limit 1"
         query = f"select {column.text_sql} from (select {value} as {name} from ({last}) as last) as bounded"
         return snapshot.values(f"select ({query}) as bookmark")[0]
+
+
+def clock(column: Column) -> str | None:
+    """The server's time in a column's type, as SQL; None where it is no time."""
+    return _CLOCKS.get(column.base)
+
+
+def low_end(snapshot: Snapshot, column: Column, bookmark: str, look_back: str | None) -> str:
+    """Where an extract begins, as PostgreSQL writes it; `look_back` is SQL to subtract from the bookmark."""
+    if look_back is None:
+        return bookmark
+    low, least = f"{literal(bookmark)}::{column.type} - {look_back}", _least_number(column)
+    if least is not None:
+        low = f"greatest({low}, {least})"
+    # A date less an interval is a timestamp.
+    return snapshot.values(f"select ({low})::{column.type}::text as low")[0]
 
 
 def _least_number(column: Column) -> str | None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from ingestion import lifeline
 from ingestion.errors import UserError
 from ingestion.lake import METADATA_COLUMNS, Batch, Stream, first_line, identifier, literal
-from ingestion.target.columns import column_widened
+from ingestion.lake.column_types import column_widened
 from ingestion.target.core import Quarantined, Sync, Version
 
 _OPS = """

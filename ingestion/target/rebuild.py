@@ -12,9 +12,9 @@ import duckdb
 from ingestion.errors import UserError
 from ingestion.lake import Lake, Stream, first_line
 from ingestion.lake.checking import Ledger, check_shop, read_ledger
+from ingestion.lake.column_types import TEXT
 from ingestion.lake.definition import Definition, read_definition, streams
 from ingestion.lake.row_groups import sync
-from ingestion.target.columns import TEXT
 from ingestion.target.duckdb import DuckDBEngine, open_existing, opening_failed
 from ingestion.target.records import RecordSchema
 

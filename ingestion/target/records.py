@@ -13,7 +13,7 @@ from singer_sdk.typing import DEFAULT_JSONSCHEMA_VALIDATOR
 
 from ingestion.errors import UserError
 from ingestion.lake import METADATA_COLUMNS, Stream, row_hash
-from ingestion.target.columns import TEXT, TIME, WAREHOUSE_TYPE, as_text, column_type, needed_type, widened
+from ingestion.lake.column_types import TEXT, TIME, WAREHOUSE_TYPE, as_text, column_type, needed_type, widened
 
 # What may stand beside `type` in a property that is checked by its type alone, without the JSON schema validator.
 _PLAIN_KEYWORDS = {"type", "format", "title", "description", "default", "examples", WAREHOUSE_TYPE}

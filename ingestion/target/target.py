@@ -28,15 +28,13 @@ from singer_sdk.singerlib.json import deserialize_json
 
 from ingestion import lifeline, settings
 from ingestion.errors import UserError
-from ingestion.lake import METADATA_COLUMNS, Lake, first_line
+from ingestion.lake import METADATA_COLUMNS, UNFINISHED, Lake, first_line
 from ingestion.target.core import Options, Run
 from ingestion.target.duckdb import DuckDBEngine
 
 # A STATE message closes open batches when the last commit is this old: often enough to lose little, rarely enough
 # that a tap with a STATE per record does not make a batch per record.
 STATE_SECONDS = 5.0
-# In the state of our taps: the streams that they began and did not complete. It is for the target alone.
-UNFINISHED = "unfinished"
 
 _defaults = Options()
 

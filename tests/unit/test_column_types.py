@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ingestion.errors import UserError
 from ingestion.lake import Stream
-from ingestion.target.columns import (
+from ingestion.lake.column_types import (
     LARGE_INTEGER,
     NUMBER,
     TEXT,
@@ -174,3 +174,14 @@ def test_the_quick_look_at_types_agrees_with_the_validator(plain, value, kind):
 def test_a_schema_whose_names_differ_only_by_case_is_refused():
     with pytest.raises(UserError, match="only by case"):
         RecordSchema(ORDERS, {"properties": {"id": {}, "ID": {}}}, [], {})
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("TINYINT", 8), ("SMALLINT", 16), ("INTEGER", 32), ("BIGINT", 64)])
+def test_an_integer_type_takes_all_of_its_range(kind, bits):
+    assert needed_type(kind, -(2 ** (bits - 1))) == kind
+    assert needed_type(kind, 2 ** (bits - 1) - 1) == kind
+
+
+def test_an_integer_beyond_the_widest_type_is_a_large_one():
+    assert needed_type("BIGINT", -(2**63) - 1) == LARGE_INTEGER
+    assert needed_type("BIGINT", 2**63) == LARGE_INTEGER
