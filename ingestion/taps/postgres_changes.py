@@ -5,11 +5,15 @@ before: in the log where the whole row before is sent (`replica identity full`),
 the lake. A row that the lake does not hold as it was (it waits in quarantine, or the column was not selected then) is
 read again from the table: as it is now, which is what it was, or what a later change will say of it. Where the table
 has it no more, the version is quarantined.
+
+A table whose definition changed is compared as a whole, and its log up to that comparison is read before (`unsure`).
+There, what is not certain is left out, for the comparison brings what it led to: versions with such a large value, and
+deletes by another key than today's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -27,7 +31,7 @@ from ingestion.errors import UserError
 from ingestion.lake import Batch, connect, identifier, literal, make_folder
 from ingestion.taps.postgres_connection import Server
 from ingestion.taps.postgres_extracts import TableLake
-from ingestion.taps.postgres_log import Change, Relation, Rows, Texts, decode
+from ingestion.taps.postgres_log import Change, LogColumn, Relation, Rows, Texts, decode
 from ingestion.taps.postgres_types import Column, Converted, Unfit, payload, text_to_arrow
 
 COMPARE_ALL = (
@@ -68,7 +72,15 @@ class ChangedTable:
     target: TableLake
     folder: Path
     """For its own use while it is open."""
+    unsure: Set[str] | None = None
+    """Before a comparison: columns of which the lake may not have what the table had. None: no comparison follows."""
+    left_out: int = 0
+    """Versions before the comparison of which the log does not have all."""
     _relation: Relation | None = None
+    _columns_then: list[Column] = field(default_factory=list)
+    """The lake's columns with the types that the relation has for them."""
+    _lacks_key: bool = False
+    """Whether the relation's deletes and changes of its key do not say which row they are of."""
     _payloads: list[bytes] = field(default_factory=list)
     _lsns: list[int] = field(default_factory=list)
     _times: list[datetime] = field(default_factory=list)
@@ -100,15 +112,26 @@ class ChangedTable:
         rows = writer.rows + writer.unfit + len(self._payloads)
         return writer.is_full or rows >= self.target.options.batch_size_rows or self.open_bytes >= _OPEN_BYTES
 
-    def describe(self, relation: Relation) -> list[str]:
-        """Take up how the following changes are laid out; the columns that are not known yet, which `widen` adds."""
+    def describe(self, relation: Relation, type_of: Callable[[LogColumn], str]) -> list[str]:
+        """Take up how the following changes are laid out; the columns that are not known yet, which `widen` adds.
+
+        `type_of` names the type of a column that has another one than today.
+        """
         if relation == self._relation:
             return []
-        names = {column.name for column in self.target.columns}
         self._convert()
         self._relation = relation
+        then = {column.name: column for column in relation.columns}
+        self._columns_then = [
+            replace(column, type=type_of(then[column.name])).holding(column.warehouse_type)
+            if column.name in then and then[column.name].type_oid != column.oid
+            else column
+            for column in self.columns
+        ]
+        names = {column.name for column in self.target.columns}
         missing = [key for key in self.target.keys if not self._has(relation, key)]
-        if missing:
+        self._lacks_key = bool(missing)
+        if missing and self.unsure is None:
             raise UserError(
                 f"stream {self.target.stream.id}: at some point of the log its key column {missing[0]} was not in the"
                 f" replica identity of {self.target.table.label}; {COMPARE_ALL}"
@@ -127,6 +150,9 @@ class ChangedTable:
 
     def take(self, change: Change, committed_at: datetime) -> None:
         """Take one change of a transaction."""
+        if self._lacks_key and change.payload[0] == _DELETE:
+            self.left_out += 1
+            return
         self._payloads.append(change.payload)
         self._lsns.append(change.lsn)
         self._times.append(committed_at)
@@ -139,8 +165,11 @@ class ChangedTable:
         self._convert()
         keys = ", ".join(identifier(key) for key in self.target.keys)
         latest = f"arg_max({_OPERATION}, (place, _sdc_load_id, {_SEQUENCE}))"
+        # A column that became a key may be null in the lake's older rows.
+        has_key = " and ".join(f"{identifier(key)} is not null" for key in self.target.keys)
         query = (
-            f"select {keys} from ({self._versions_sql(self.target.keys)}) group by {keys} having {latest} = 'upsert'"
+            f"select {keys} from ({self._versions_sql(self.target.keys)}) where {has_key}"
+            f" group by {keys} having {latest} = 'upsert'"
         )
         extracted_at = datetime.now(UTC)
         for rows in self._con.sql(query).to_arrow_reader(50_000):
@@ -225,14 +254,17 @@ class ChangedTable:
         sequences = np.array(lsns, np.int64)[versions.changes]
         committed = pa.array(times, pa.timestamp("us", "UTC"))
         texts = versions.texts
+        uncertain = self._uncertain(versions)
         sources, lookups = self._sources(versions) if versions.unchanged else ({}, [])
         count = len(versions.changes)
         for place, source in sources.items():
             known = source < count
             texts[place] = texts[place].take(pa.array(source, pa.int64(), mask=~known))
-        converted = text_to_arrow(self.columns, texts)
+        converted = text_to_arrow(self._columns_then, texts)
         if lookups:
             converted = self._filled(converted, sources, lookups, texts, count)
+        if uncertain.any():
+            converted = self._without(converted, uncertain, texts)
         kept = np.arange(count) if converted.kept is None else converted.kept.to_numpy()
         is_delete = versions.is_delete[kept]
         deleted_at = committed.take(pa.array(versions.changes[kept], mask=~is_delete))
@@ -247,7 +279,7 @@ class ChangedTable:
             deleted_at=deleted_at,
         )
         writer.quarantine([(bad.reason, bad.column, bad.payload) for bad in converted.unfit])
-        self.target.counts.read += count
+        self.target.counts.read += count - int(uncertain.sum())
         if converted.unfit:
             self._unfit_keys.update(self._keys(texts, [bad.row for bad in converted.unfit]))
         held = converted.rows.append_column(_OPERATION, operation).append_column(_SEQUENCE, sequence)
@@ -263,6 +295,8 @@ class ChangedTable:
         if rows.old is not None:
             new = [_with_known(after, before) for after, before in zip(rows.new, rows.old, strict=True)]
             for key in self.target.keys:
+                if key not in places:
+                    continue
                 before, after = rows.old[places[key]].values, new[places[key]].values
                 moved |= pc.fill_null(pc.not_equal(before, after), False).to_numpy(zero_copy_only=False)
             moved &= rows.operations == _UPDATE
@@ -287,6 +321,27 @@ class ChangedTable:
             if mask is not None and (mask := mask[changes] & ~is_delete).any():
                 unchanged[number] = mask
         return _Versions(texts, unchanged, changes, is_delete)
+
+    def _uncertain(self, versions: _Versions) -> np.ndarray:
+        """Where a version is not all in the log, nor certainly in the lake: only before a comparison."""
+        found = np.zeros(len(versions.changes), bool)
+        if self.unsure is None:
+            return found
+        for number, column in enumerate(self.columns):
+            if self._lacks_key or column.name in self.unsure:
+                found |= versions.unchanged.pop(number, False)
+            if self._lacks_key and column.name in self.target.keys:
+                found |= ~versions.texts[number].is_valid().to_numpy(zero_copy_only=False)
+        return found
+
+    def _without(self, converted: Converted, uncertain: np.ndarray, texts: Sequence[pa.StringArray]) -> Converted:
+        """The rows that are certain. What later changes left untouched is not to be had from the versions before."""
+        places = np.arange(len(uncertain)) if converted.kept is None else converted.kept.to_numpy()
+        stay = ~uncertain[places]
+        self.left_out += int(uncertain.sum())
+        self._unfit_keys.update(self._keys(texts, np.flatnonzero(uncertain).tolist()))
+        unfit = [bad for bad in converted.unfit if not uncertain[bad.row]]
+        return Converted(converted.rows.filter(pa.array(stay)), unfit, pa.array(places[stay]))
 
     def _keys(self, texts: Sequence[pa.StringArray], rows: Sequence[int] | None = None) -> list[Key]:
         numbers = [number for key in self.target.keys for number, each in enumerate(self.columns) if each.name == key]

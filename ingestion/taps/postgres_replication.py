@@ -3,7 +3,8 @@
 A stream's place is a position of the log: the lake holds all of its transactions that were committed before it. A
 stream without a place, a new one for example, gets it by a snapshot: of the slot when that is made, else of a temporary
 one. The table is read as it was there, compared with what the lake holds, and then the log is followed from the least
-place of all streams; what a stream has already is skipped.
+place of all streams; what a stream has already is skipped. A stream that had a place, but whose table changed in a way
+that the log does not tell, first follows the log up to the snapshot, so that its versions until then are kept.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -36,6 +37,7 @@ from ingestion.taps.postgres_log import (
     Change,
     Commit,
     Log,
+    LogColumn,
     Relation,
     Slot,
     System,
@@ -95,6 +97,7 @@ class Position:
     """The table as `_table_text` has it: what changes its rows without the log saying so changes this."""
     lsn: int
     complete: bool = True
+    """False while the table is to be compared: `lsn` is where its log goes on before that."""
 
     def fields(self) -> dict[str, Any]:
         """As in a batch's origin, and in the state."""
@@ -162,7 +165,7 @@ class _Followed:
         return self.position.lsn
 
     def at(self, lsn: int) -> Position:
-        return Position(self.position.slot, self.position.system, self.position.table, max(lsn, self.lsn))
+        return replace(self.position, lsn=max(lsn, self.lsn))
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,8 @@ class _Facts:
     has_children: bool
     is_unlogged: bool
     storage: str
-    """Where its rows are: the place of its large values, and a partitioned table's partitions and their files."""
+    """Where its rows are: the place of its large values, which only `alter table` gives anew; where there are none, its
+    file, which `vacuum full` and `truncate` give anew too; a partitioned table's partitions and their files."""
     width: int
     """How many columns it ever had."""
     columns: list[tuple[int, str, str, bool]]
@@ -202,6 +206,10 @@ class Replication:
     """Whether every table is compared as a whole, whatever state, slot and lake say."""
     _stack: ExitStack = field(default_factory=ExitStack)
     _generated: dict[int, frozenset[str]] = field(default_factory=dict)
+    _definitions: dict[int, dict[str, str]] = field(default_factory=dict)
+    """By table and column: its definition, as in `Position.table`."""
+    _unsure: dict[str, Set[str]] = field(default_factory=dict)
+    """By stream that is to be compared: columns whose values in the lake may not be those of the log's next rows."""
 
     def run(self, streams: Sequence[LogStream]) -> None:
         """Send all that is new of these streams.
@@ -268,7 +276,7 @@ class Replication:
         for stream in healthy:
             for batch in unsent[stream.name]:
                 stream.send(batch)
-        new = [stream for stream in healthy if places[stream.name] is None]
+        new = [stream for stream in healthy if (place := places[stream.name]) is None or not place.complete]
         if slot is None or new:
             self._snapshots(log, slot is None, system, new, tables, places)
         log.close()
@@ -370,14 +378,15 @@ class Replication:
             self.logger.warning("%s: without %s: the log has no generated columns", stream.name, ", ".join(left_out))
         self._generated[table.oid] = generated
         selected = {column.name for column in stream.lake_table.columns} - generated
-        return _table_text(table.oid, facts, keys, selected)
+        definitions = self._definitions[table.oid] = _definitions(facts, selected)
+        return _table_text(table.oid, facts, keys, definitions.values())
 
     # Places
 
     def _place(
         self, stream: LogStream, table: str, system: System, slot: Slot | None, confirmed: Confirmed | None
     ) -> Position | None:
-        """Where the stream goes on, or None when it needs a snapshot.
+        """Where the stream goes on, or None when it needs a snapshot; not complete when it needs one after its log.
 
         Raises UserError when the state says that it can go on and it cannot: changes in between are lost.
         """
@@ -386,12 +395,14 @@ class Replication:
         manifest = stream.lake_table.manifest
         origins = [batch.origin["position"] for batch in manifest if "position" in batch.origin]
         last = Position.read(origins[-1]) if origins else None
-        if last is None or not last.complete:
+        if last is None:
             return None
         state = Position.read(stream.stream_state)
         # A comparison that found nothing moved the state and wrote no batch.
         is_newest = state and stream.stream_state.get("load_id") == manifest[-1].load_id
         position = state if state and is_newest else last
+        if not position.complete:
+            return self._before_comparison(stream, position, table, system, slot, confirmed)
         if position.system != system.identifier:
             return self._refused(
                 stream,
@@ -405,17 +416,14 @@ class Replication:
             self.logger.warning(
                 "%s: the table, its columns, its key or its publication changed: it is compared as a whole", stream.name
             )
-            return None
+            return self._before_comparison(stream, position, table, system, slot, confirmed)
         if slot is None or slot.confirmed_lsn is None:
             return self._refused(stream, state, f"the replication slot {self.slot_name} was dropped")
-        lsn = position.lsn
-        is_included = confirmed is not None and stream.name in confirmed.streams
-        if confirmed and is_included:
-            lsn = max(lsn, confirmed.lsn)
+        lsn = _known_until(stream, position, confirmed)
         if lsn > system.lsn:
             return self._refused(stream, state, f"the server's log ends before {lsn_text(lsn)}, which was read already")
         if lsn < slot.confirmed_lsn:
-            if confirmed and not is_included and slot.confirmed_lsn <= confirmed.lsn:
+            if confirmed and stream.name not in confirmed.streams and slot.confirmed_lsn <= confirmed.lsn:
                 self.logger.info("%s: was left out for a while: it is compared as a whole", stream.name)
                 return None
             return self._refused(
@@ -425,6 +433,32 @@ class Replication:
                 f" {lsn_text(slot.confirmed_lsn)}, and changes from {lsn_text(lsn)} on are needed",
             )
         return Position(self.slot_name, system.identifier, table, lsn)
+
+    def _before_comparison(
+        self,
+        stream: LogStream,
+        position: Position,
+        table: str,
+        system: System,
+        slot: Slot | None,
+        confirmed: Confirmed | None,
+    ) -> Position | None:
+        """Where the log begins that a stream lacks before its table is compared; None where it is not to be had."""
+        if slot is None or slot.confirmed_lsn is None:
+            return None
+        if (position.slot, position.system) != (slot.name, system.identifier):
+            return None
+        if position.table.split(".")[0] != table.split(".")[0]:
+            return None  # The log has another table.
+        lsn = _known_until(stream, position, confirmed)
+        if not slot.confirmed_lsn <= lsn <= system.lsn:
+            return None
+        definitions = self._definitions[stream.table.oid]
+        before = _stable_definitions(position.table, table) if position.complete else frozenset()
+        unsure = {name for name, definition in definitions.items() if definition.rstrip("=") not in before}
+        keys = stream.lake_table.keys
+        self._unsure[stream.name] = unsure if unsure.isdisjoint(keys) else set(definitions)
+        return replace(position, lsn=lsn, complete=False)
 
     def _refused(self, stream: LogStream, state: Position | None, reason: str) -> None:
         """Fail where the state knows of the changes that are lost; without a state, begin anew."""
@@ -479,8 +513,11 @@ class Replication:
             Confirmed(system.identifier, snapshot.lsn, frozenset()).write(self.lake, self.slot_name)
         else:
             snapshot = log.create_slot(f"{self.slot_name[:40]}_{os.getpid()}", temporary=True)
+        self._catch_up([(stream, place) for stream in streams if (place := places[stream.name])], snapshot.lsn)
         for stream in streams:
+            places[stream.name] = None
             with _faults(stream, self.server):
+                stream.refresh()
                 table = tables[stream.name]
                 position = Position(self.slot_name, system.identifier, table, snapshot.lsn)
                 partly = Position(self.slot_name, system.identifier, table, snapshot.lsn, complete=False)
@@ -497,6 +534,30 @@ class Replication:
                 places[stream.name] = position
                 self.logger.info("%s: %s rows in the snapshot", stream.name, target.counts.read)
 
+    def _catch_up(self, streams: Sequence[tuple[LogStream, Position]], lsn: int) -> None:
+        """Follow the log up to a snapshot, for streams whose tables are then compared with it."""
+        if not streams:
+            return
+        followed = [self._followed(stream, place) for stream, place in streams]
+        try:
+            self._follow(followed, lsn)
+        except psycopg2.Error as error:
+            self.logger.warning(
+                "the log before the comparison cannot be read (%s): versions that are in it alone are missing in raw",
+                self.server.reason(error),
+            )
+        finally:
+            for each in followed:
+                each.changes.abandon()
+        for each in followed:
+            if each.changes.left_out:
+                self.logger.warning(
+                    "%s: %s versions before the comparison are left out: the log does not have all of them (deletes by"
+                    " another key, large values that an update did not touch)",
+                    each.stream.name,
+                    each.changes.left_out,
+                )
+
     def _target(self, stream: LogStream) -> TableLake:
         """The stream's side of the lake, without the columns that the log does not have."""
         target = stream.lake_table
@@ -511,11 +572,14 @@ class Replication:
         folder = self.lake.root / WORK / f"{stream.name}.log"
         selected = {column.name for column in target.columns}
         deselected = frozenset(column.name for column in stream.table.columns) - selected
-        return _Followed(stream, position, ChangedTable(self.server, target, folder), deselected)
+        unsure = None if position.complete else self._unsure[stream.name]
+        return _Followed(stream, position, ChangedTable(self.server, target, folder, unsure), deselected)
 
-    def _follow(self, followed: Sequence[_Followed]) -> None:
-        with Log(self.server.arguments({**SESSION_OPTIONS, **REPLICATION_SETTINGS})) as log:
-            until = log.system().lsn
+    def _follow(self, followed: Sequence[_Followed], until: int | None = None) -> None:
+        """Read the log up to a position, by default its end now."""
+        if until is None:
+            with Log(self.server.arguments({**SESSION_OPTIONS, **REPLICATION_SETTINGS})) as log:
+                until = log.system().lsn
         while followed:
             with Log(self.server.arguments({**SESSION_OPTIONS, **REPLICATION_SETTINGS})) as log:
                 try:
@@ -590,7 +654,8 @@ class Replication:
 
     def _described(self, each: _Followed, relation: Relation) -> None:
         try:
-            names = [name for name in each.changes.describe(relation) if name not in each.deselected]
+            unknown = each.changes.describe(relation, self._type_of)
+            names = [name for name in unknown if name not in each.deselected]
         except UserError as error:
             each.has_failed = True
             each.stream.fault(error)
@@ -601,7 +666,13 @@ class Replication:
             each.changes.widen(new)
             if is_open:
                 raise _Anew
-            each.changes.describe(relation)
+            each.changes.describe(relation, self._type_of)
+
+    def _type_of(self, column: LogColumn) -> str:
+        """The name of a type that the log has for a column."""
+        with closing(self.server.connect()) as connection:
+            parameters = {"type": column.type_oid, "modifier": column.type_modifier, "table": 0, "column": column.name}
+            return _row(connection, _TYPE, parameters)[1]
 
     def _new_columns(self, each: _Followed, relation: Relation, names: Sequence[str]) -> list[Column]:
         """Columns that the log has and the catalog had not: added since, or dropped meanwhile."""
@@ -630,19 +701,35 @@ def _hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
 
 
-def _table_text(oid: int, facts: _Facts, keys: Sequence[str], selected: Set[str]) -> str:
-    """The table, its membership, its key and where its rows are; how many columns it ever had; each selected one.
+def _definitions(facts: _Facts, selected: Set[str]) -> dict[str, str]:
+    """Each selected column's number and a hash of its name and definition, and `=` where rows may have its default.
 
-    A column's definition has its catalog row's transaction: a type's change by an expression, which rewrites all rows
-    and is not in the log, leaves perhaps no other trace.
+    A definition has its catalog row's transaction. Types and names alone would not do: a column that was renamed and
+    got its name back has versions in the log that are of no column of today.
     """
-    table = _hash(facts.storage or "", json.dumps(list(keys)))
-    columns = [
-        f"{number}:{_hash(name, definition)}{'=' if has_default else ''}"
+    return {
+        name: f"{number}:{_hash(name, definition)}{'=' if has_default else ''}"
         for number, name, definition, has_default in facts.columns
         if name in selected
-    ]
-    return f"{oid}.{facts.member}.{table} {facts.width} {' '.join(columns)}"
+    }
+
+
+def _table_text(oid: int, facts: _Facts, keys: Sequence[str], definitions: Iterable[str]) -> str:
+    """The table, its membership, its key and where its rows are; how many columns it ever had; each selected one."""
+    table = _hash(facts.storage or "", json.dumps(list(keys)))
+    return f"{oid}.{facts.member}.{table} {facts.width} {' '.join(definitions)}"
+
+
+def _stable_definitions(before: str, now: str) -> Set[str]:
+    """The definitions of columns whose values in the lake are those that the log goes on from."""
+    table, _, *columns = before.split(" ")
+    return {column.rstrip("=") for column in columns} if table == now.split(" ")[0] else frozenset()
+
+
+def _known_until(stream: LogStream, position: Position, confirmed: Confirmed | None) -> int:
+    """Up to where the lake has a stream's changes: what the slot was let go of, it had."""
+    is_included = confirmed is not None and stream.name in confirmed.streams
+    return max(position.lsn, confirmed.lsn) if confirmed and is_included else position.lsn
 
 
 def _is_changed(before: str, now: str) -> bool:
@@ -675,7 +762,7 @@ select c.oid,
     c.relkind = 'r' and exists (select from pg_inherits as i where i.inhparent = c.oid),
     c.relpersistence = 'u' or c.relkind = 'p' and exists (
         select from pg_partition_tree(c.oid) as t join pg_class as l on l.oid = t.relid where l.relpersistence = 'u'),
-    case when c.relkind = 'r' then c.reltoastrelid::text else (
+    case when c.relkind = 'r' and c.reltoastrelid <> 0 then c.reltoastrelid::text else (
         select string_agg(concat_ws(' ', l.oid, pg_relation_filenode(l.oid)), ',' order by l.oid)
         from pg_partition_tree(c.oid) as t join pg_class as l on l.oid = t.relid where t.isleaf) end,
     c.relnatts::integer,
