@@ -45,7 +45,7 @@
     {%- endif -%}
 {%- endmacro %}
 
-{#- Columns of the staging interface (docs/contracts.md) as [name, type]; the first is the entity's key. -#}
+{#- Columns of the staging interface (docs/contracts.md) as [name, type]; the first are the entity's key (entity_keys). -#}
 {% macro entity_columns(entity) -%}
     {%- set text = type_string() -%}
     {%- set money = money_type() -%}
@@ -78,8 +78,21 @@
             ['adjustment_id', text], ['order_id', id_type('order')], ['product_id', id_type('product')],
             ['user_id', id_type('user')], ['kind', text], ['amount', money], ['adjusted_at', 'timestamp'],
         ],
+        'events': [
+            ['event_id', text], ['user_id', id_type('user')], ['product_id', id_type('product')], ['event_type', text],
+            ['occurred_at', 'timestamp'],
+        ],
+        'stock_levels': [
+            ['product_id', id_type('product')], ['recorded_at', 'timestamp'], ['quantity_on_hand', 'integer'],
+        ],
     } -%}
     {{ return(columns[entity]) }}
+{%- endmacro %}
+
+{#- The names of an entity's key columns. -#}
+{% macro entity_keys(entity) -%}
+    {%- set count = {'stock_levels': 2}.get(entity, 1) -%}
+    {{ return(entity_columns(entity)[:count] | map('first') | list) }}
 {%- endmacro %}
 
 {#- The columns with which every staging view ends, as [name, type]. -#}

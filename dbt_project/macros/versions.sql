@@ -6,10 +6,12 @@
     (_version_at, _row_hash, load) wins, and of a database's rows, which have no hash, the latest by (load, sequence), whatever
     they say of their time; a winning `delete`, or nothing standing, means deleted. Such a key shows its last
     known content; `presence` names a column that every real version has, so that a delete which brings the key alone does not
-    wipe the rest. -#}
-{% macro current_versions(entity, presence) -%}
+    wipe the rest. `more` are further columns, {name: SQL}; in the SQL, the window `of_key` is all rows of the key, and `_stands` is
+    1 for those that stand. -#}
+{% macro current_versions(entity, presence, more={}) -%}
     {%- set columns = entity_columns(entity) -%}
-    {%- set key = columns[0][0] -%}
+    {%- set keys = entity_keys(entity) -%}
+    {%- set key = keys | join(', ') -%}
     {%- set versions = staging(entity) -%}
     {%- set order_of_versions -%}
         _database_load_id desc nulls last, _database_sequence desc nulls last,
@@ -21,10 +23,10 @@
         select *
         from {{ versions }} as received
         where
-            received.{{ key }} is not null
+            received.{{ keys | join(' is not null and received.') }} is not null
             {%- if is_incremental() %}
-            and received.{{ key }} in (
-                select news.{{ key }}
+            and (received.{{ keys | join(', received.') }}) in (
+                select {{ 'news.' ~ keys | join(', news.') }}
                 from {{ versions }} as news
                 where news._load_id > {{ watermark() }}
             )
@@ -65,6 +67,9 @@
             first_value(_stands) over fate as _is_standing,
             max(case when _operation = 'withdraw' then _deleted_at end) over of_key as _withdrawn_at,
             min(_load_id) over of_key as _first_load_id,
+            {%- for name, expression in more.items() %}
+            {{ expression }} as {{ name }},
+            {%- endfor %}
             max(_load_id) over of_key as _changed_load_id
         from with_standing
         window
@@ -86,6 +91,9 @@
                 when _last_operation = 'delete' then coalesce(_last_deleted_at, _version_at)
             end as deleted_at,
             _version_at,
+            {%- for name in more %}
+            {{ name }},
+            {%- endfor %}
             _first_load_id,
             _changed_load_id
         from ranked
