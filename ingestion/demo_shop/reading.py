@@ -8,11 +8,13 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ingestion.demo_shop.postgres import TABLES, OrderDatabase
 from ingestion.errors import UserError
@@ -88,7 +90,7 @@ STREAMS = {
         {"product_id": INTEGER, "quantity_on_hand": INTEGER, "recorded_at": MOMENT},
     ),
 }
-"""The text streams; events are Parquet, carry no broken records, and no mart of the truth needs them."""
+"""The text streams; events are Parquet and carry no broken records."""
 
 # (pattern, pandas format or the unit of an epoch); every moment is UTC unless it says otherwise.
 _DAY, _TIME = r"\d{4}-\d{2}-\d{2}", r"\d{2}:\d{2}:\d{2}"
@@ -141,11 +143,13 @@ class Source:
     """The good records per entity (`orders`), one row per version; the broken ones per stream (`shop-orders`).
 
     Money is in ten-thousandths (Int64), moments are naive UTC, ids Int64, all else text or null. A broken record is
-    {"source_file", "line_number", "reason"}.
+    {"source_file", "line_number", "reason"}. `events` has one row per delivery: event_id as text, user_id (null for a
+    stranger) and product_id Int64, event_type, occurred_at and received_at datetime64[us].
     """
 
     tables: dict[str, pd.DataFrame]
     quarantine: dict[str, list[dict[str, Any]]]
+    events: pd.DataFrame
 
 
 def read(source: Path, database: OrderDatabase | None = None) -> Source:
@@ -160,7 +164,28 @@ def read(source: Path, database: OrderDatabase | None = None) -> Source:
         tables[entity], quarantine[name] = _read_stream(_texts(source, entity, in_database), stream)
     if all(table.empty for table in tables.values()):
         raise UserError(f"{source} holds no files of the demo shop: run `demo-shop init` first, or name the folder")
-    return Source(tables, quarantine | {"web-events": []})
+    return Source(tables, quarantine | {"web-events": []}, _read_events(source))
+
+
+def _read_events(source: Path) -> pd.DataFrame:
+    """All deliveries of events, of files in the order of their names."""
+    columns = ("event_id", "user_id", "product_id", "event_type", "occurred_at", "received_at")
+    files = [pq.read_table(path, columns=list(columns)) for path in sorted((source / "events").glob("*.parquet"))]
+    rows = pa.concat_tables(files).to_pydict() if files else {name: [] for name in columns}
+    return pd.DataFrame(
+        {
+            "event_id": pd.Series([str(value) for value in rows["event_id"]], dtype=object),
+            "user_id": pd.Series(rows["user_id"], dtype="Int64"),
+            "product_id": pd.Series(rows["product_id"], dtype="Int64"),
+            "event_type": pd.Series(rows["event_type"], dtype=object),
+            "occurred_at": _naive(rows["occurred_at"]),
+            "received_at": _naive(rows["received_at"]),
+        }
+    )
+
+
+def _naive(moments_of_utc: list[datetime]) -> pd.Series:
+    return pd.Series(pd.to_datetime(moments_of_utc, utc=True)).dt.tz_localize(None).astype("datetime64[us]")
 
 
 def _texts(source: Path, entity: str, database: OrderDatabase | None) -> Iterator[tuple[str, str]]:

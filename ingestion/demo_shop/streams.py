@@ -29,6 +29,8 @@ from ingestion.demo_shop.text import (
 from ingestion.demo_shop.world import HOUR, PAST_DAYS, World
 
 EVENTS_PER_ORDER = 5
+FIRST_BURST_EVENT = 10**12
+"""Event ids from here on are of bursts, a thousand for each; those below are of the orders' visits."""
 _USER_CHANGES = (5, 21, 60, 150, 320)
 _USER_DELETIONS = (9, 33, 90, 210)
 # How ordered_at and registered_at are written: mostly ISO, the rest in every other way; see text.Moments.
@@ -378,7 +380,13 @@ class Streams:
     # web-events
 
     def events(self, first: int, end: int) -> pa.Table:
-        """Click events: an order's visit leaves one purchase and four steps before it, some of them by strangers."""
+        """Click events in the order of their receipt: those of the orders' visits, and of the bursts."""
+        parts = [self._visits(first, end), self._burst_clicks(first, end)]
+        received = np.concatenate([received for _, received in parts])
+        return pa.concat_tables([table for table, _ in parts]).take(np.argsort(received, kind="stable"))
+
+    def _visits(self, first: int, end: int) -> tuple[pa.Table, np.ndarray]:
+        """An order's visit leaves one purchase and four steps before it, some by strangers; when each arrives."""
         shop, dice = self.world, self.dice
         orders = np.repeat(shop.orders_of(first - 5, end), EVENTS_PER_ORDER)
         step = np.arange(len(orders)) % EVENTS_PER_ORDER
@@ -386,6 +394,36 @@ class Streams:
         ordered = shop.ordered(orders)
         before = np.where(step == 0, 0, dice.roll("before", events, 1800))
         occurred = np.maximum(ordered - before, ordered // DAY * DAY)
+        row, received = self._deliveries(events, occurred, first, end)
+        orders, events, step, occurred = orders[row], events[row], step[row], occurred[row]
+        stranger = (step > 1) & dice.hit("stranger", events, 2)
+        # Steps of a visit look at the ordered product first, then at others.
+        product = shop.line_product(orders * 10 + np.where(step < 2, 1, 1 + step))
+        kind = np.array([0, 1, 2, 3, 3])[step]
+        return self._event_rows(events, shop.order_user(orders), stranger, product, kind, occurred, received), received
+
+    def _burst_clicks(self, first: int, end: int) -> tuple[pa.Table, np.ndarray]:
+        """Clicks and views of the products that go viral, within the hour of each burst; when each arrives."""
+        shop, dice = self.world, self.dice
+        bursts = shop.bursts_of(first - 5, end)
+        count = 120 + dice.roll("burst clicks", bursts, 181)
+        position = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        bursts = np.repeat(bursts, count)
+        events = FIRST_BURST_EVENT + bursts * 1000 + position
+        occurred = shop.burst_start(bursts) + dice.roll("burst second", events, HOUR)
+        row, received = self._deliveries(events, occurred, first, end)
+        bursts, events, occurred = bursts[row], events[row], occurred[row]
+        user = dice.roll("burst user", events, shop.users_until(shop.burst_day(bursts)))
+        stranger = ~dice.hit("burst by a user", events, 4)
+        product = shop.burst_product(bursts)
+        kind = 2 + dice.roll("burst kind", events, 2)
+        return self._event_rows(events, user, stranger, product, kind, occurred, received), received
+
+    def _deliveries(
+        self, events: np.ndarray, occurred: np.ndarray, first: int, end: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which event arrives (an index, repeats included) on the days asked for, and when."""
+        dice = self.dice
         delay = dice.roll("delay", events, 6)
         delay = np.where(dice.hit("event late", events, 50), HOUR + dice.roll("event delay", events, 2 * DAY), delay)
         received = occurred + delay
@@ -397,21 +435,25 @@ class Streams:
         row = np.concatenate([np.arange(len(events)), again])
         received = np.concatenate([received, second])
         keep = (received // DAY >= first) & (received // DAY < end)
-        row, received = row[keep], received[keep]
-        row_order = np.argsort(received, kind="stable")
-        row, received = row[row_order], received[row_order]
-        orders, events, step, occurred = orders[row], events[row], step[row], occurred[row]
-        user = shop.order_user(orders) + 1
-        stranger = (step > 1) & dice.hit("stranger", events, 2)
-        # Steps of a visit look at the ordered product first, then at others.
-        product = shop.line_product(orders * 10 + np.where(step < 2, 1, 1 + step)) + 1
+        return row[keep], received[keep]
+
+    def _event_rows(
+        self,
+        events: np.ndarray,
+        user: np.ndarray,
+        stranger: np.ndarray,
+        product: np.ndarray,
+        kind: np.ndarray,
+        occurred: np.ndarray,
+        received: np.ndarray,
+    ) -> pa.Table:
         return pa.table(
             {
                 "event_id": events,
-                "user_id": pa.array(user, mask=stranger),
-                "product_id": product,
-                "event_type": pick(words.EVENT_TYPES, np.array([0, 1, 2, 3, 3])[step]),
-                "occurred_at": self._utc(occurred, dice.roll("occurred micro", events, 10**6)),
+                "user_id": pa.array(user + 1, mask=stranger),
+                "product_id": product + 1,
+                "event_type": pick(words.EVENT_TYPES, kind),
+                "occurred_at": self._utc(occurred, self.dice.roll("occurred micro", events, 10**6)),
                 "received_at": self._utc(received, np.full(len(events), 999_999)),
             }
         )

@@ -30,6 +30,8 @@ _WEEKDAY = (1040, 980, 960, 980, 1000, 1060, 1120)
 _MONTH = (900, 860, 930, 950, 960, 940, 880, 900, 970, 1010, 1180, 1290)
 # Orders by hour, UTC: the evening peak is local, and some orders fall on the next local day.
 _HOURS = np.repeat(np.arange(24), (1, 1, 1, 1, 1, 2, 3, 4, 5, 5, 5, 5, 5, 5, 5, 5, 6, 8, 9, 9, 7, 4, 2, 1))
+# From so many lines a day on, products go viral every week.
+_BUSY_LINES = 1000
 _PRICE_RANGES = np.array(
     [
         (300, 900),
@@ -95,6 +97,7 @@ class World:
         past = np.full(PAST_DAYS, min(max(mean * _NEW_USERS_PER_ORDERS_PERCENT // 100, fewest), most))
         users = np.concatenate([past, millionths * _NEW_USERS_PER_ORDERS_PERCENT // 100])
         self._users_before = np.concatenate([[0], np.cumsum(users) // 10**6])
+        self._burst_period = 7 if config.lines // config.days >= _BUSY_LINES else 28
         self._make_products()
 
     @property
@@ -108,6 +111,10 @@ class World:
         """Indexes of the users who registered on days first <= day < end; the earliest day is -PAST_DAYS."""
         low, high = (max(day, -PAST_DAYS) + PAST_DAYS for day in (first, max(first, end)))
         return np.arange(self._users_before[low], self._users_before[high])
+
+    def users_until(self, day: np.ndarray) -> np.ndarray:
+        """How many users had registered when each of these days began."""
+        return self._users_before[day + PAST_DAYS]
 
     def registered(self, users: np.ndarray) -> np.ndarray:
         """When each user registered."""
@@ -154,6 +161,30 @@ class World:
         gone = self.dice.hit("product deleted", products, 25) | (products == 11)
         day = self.product_launch[products] + self.price_period[products] * 2 + 17
         return np.where(gone, np.maximum(day, 20), 10**6)
+
+    # Bursts: now and then a product goes viral for an hour. So many clicks fall on it in a shop of any size.
+
+    def bursts_of(self, first: int, end: int) -> np.ndarray:
+        """Numbers of the bursts of days first <= day < end."""
+        first = max(first, 0)
+        numbers = np.arange(first // self._burst_period, max(end, 0) // self._burst_period + 1)
+        day = self.burst_day(numbers)
+        return numbers[(day >= first) & (day < end)]
+
+    def burst_day(self, bursts: np.ndarray) -> np.ndarray:
+        """The day of each burst: one in four weeks, in a busy shop one a week, the first of all within three days."""
+        days = np.where(bursts == 0, 3, self._burst_period)
+        return bursts * self._burst_period + self.dice.roll("burst day", bursts, days)
+
+    def burst_start(self, bursts: np.ndarray) -> np.ndarray:
+        """When the hour of each burst begins: in the evening, and on that day (UTC)."""
+        return self.burst_day(bursts) * DAY + 18 * HOUR + self.dice.roll("burst start", bursts, 5 * HOUR)
+
+    def burst_product(self, bursts: np.ndarray) -> np.ndarray:
+        """The product of each burst, one that the catalogue has from the first day to the last."""
+        index = self.product_index[: self.initial_products]
+        lasting = index[(index != self.missing_product) & (self.deleted_on(index) == 10**6)]
+        return lasting[self.dice.roll("burst product", bursts, len(lasting))]
 
     # Orders
 

@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from ingestion.demo_shop import files, reading, shop
 from ingestion.demo_shop.chance import Dice
 from ingestion.demo_shop.cli import main
-from ingestion.demo_shop.streams import Streams
+from ingestion.demo_shop.streams import FIRST_BURST_EVENT, Streams
 from ingestion.demo_shop.world import Config, World
 from ingestion.errors import UserError
 
@@ -409,6 +409,41 @@ def test_events_come_late_and_repeated_and_from_strangers(dirty: Path) -> None:
     assert events["user_id"].isna().mean() > 0.1
     assert set(events["event_type"]) == {"purchase", "add_to_cart", "view", "click"}
     assert 2 < len(events) / 30_000 < 3
+
+
+@pytest.mark.parametrize(
+    ("config", "days"),
+    [
+        (Config(3, START, 3, 30), 3),
+        (Config(3, START, 120, 4_000), 120),
+        (Config(5, START, 730, 100), 120),
+        (Config(5, START, 60, 90_000), 30),
+    ],
+    ids=["three days", "small", "nearly no sales", "busy"],
+)
+def test_now_and_then_a_product_goes_viral_for_an_hour(config: Config, days: int) -> None:
+    world = World(config, days)
+    events = Streams(world, days).events(0, days).to_pandas().drop_duplicates("event_id")
+    clicks = events[events["event_id"] >= FIRST_BURST_EVENT].assign(burst=lambda table: table["event_id"] // 1000)
+    bursts = clicks.groupby("burst").agg(
+        first=("occurred_at", "min"), last=("occurred_at", "max"), products=("product_id", "nunique"),
+        product=("product_id", "min"), clicks=("event_id", "size"), known=("user_id", "count"),
+    )  # fmt: skip
+    assert days // 28 <= len(bursts) <= days // (7 if config.lines // config.days > 1000 else 28) + 1
+    assert len(bursts) > 0
+    # Not 120: of the last day's, some are yet to come.
+    assert bursts["clicks"].between(110, 300).all()
+    assert (bursts["last"] - bursts["first"] < pd.Timedelta(hours=1)).all()
+    assert (bursts["products"] == 1).all()
+    assert (world.deleted_on(bursts["product"].to_numpy() - 1) > days).all()
+    assert (bursts["known"] / bursts["clicks"]).between(0.1, 0.4).all()
+    assert set(clicks["event_type"]) == {"click", "view"}
+    assert (clicks["user_id"].dropna() <= world.users_until(np.array([days]))[0]).all()
+
+
+def test_bursts_are_few_among_the_clicks_of_a_small_shop(dirty: Path) -> None:
+    events = pa.concat_tables([pq.read_table(path) for path in sorted((dirty / "events").glob("*"))]).to_pandas()
+    assert 0.005 < (events["event_id"] >= FIRST_BURST_EVENT).mean() < 0.03
 
 
 @pytest.mark.parametrize("entity", ["users", "products", "orders", "order_items", "refunds"])
