@@ -150,9 +150,6 @@ class ChangedTable:
 
     def take(self, change: Change, committed_at: datetime) -> None:
         """Take one change of a transaction."""
-        if self._lacks_key and change.payload[0] == _DELETE:
-            self.left_out += 1
-            return
         self._payloads.append(change.payload)
         self._lsns.append(change.lsn)
         self._times.append(committed_at)
@@ -331,6 +328,7 @@ class ChangedTable:
             if self._lacks_key or column.name in self.unsure:
                 found |= versions.unchanged.pop(number, False)
             if self._lacks_key and column.name in self.target.keys:
+                # So comes a delete, too.
                 found |= ~versions.texts[number].is_valid().to_numpy(zero_copy_only=False)
         return found
 

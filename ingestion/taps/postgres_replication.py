@@ -412,7 +412,9 @@ class Replication:
         if position.slot != self.slot_name:
             self.logger.warning("%s: a new slot, %s: the table is compared as a whole", stream.name, self.slot_name)
             return None
-        if _is_changed(position.table, table):
+        definitions = self._definitions[stream.table.oid]
+        held = {definition for name, definition in definitions.items() if name in stream.lake_table.held_types}
+        if _is_changed(position.table, table, held):
             self.logger.warning(
                 "%s: the table, its columns, its key or its publication changed: it is compared as a whole", stream.name
             )
@@ -732,15 +734,19 @@ def _known_until(stream: LogStream, position: Position, confirmed: Confirmed | N
     return max(position.lsn, confirmed.lsn) if confirmed and is_included else position.lsn
 
 
-def _is_changed(before: str, now: str) -> bool:
-    """Whether rows may have changed without the log: not where columns were only dropped, or added as null."""
+def _is_changed(before: str, now: str, held: Set[str]) -> bool:
+    """Whether rows may have changed without the log: not where columns were only dropped, or added as null.
+
+    `held` are the definitions whose column's name the lake has already: of one that was dropped, where it is new.
+    """
     table, width, *columns = before.split(" ")
     table_now, _, *columns_now = now.split(" ")
     if table != table_now or not width.isdecimal():
         return True
     known = {column.rstrip("=") for column in columns}
     return any(
-        column.rstrip("=") not in known and (column.endswith("=") or int(column.split(":")[0]) <= int(width))
+        column.rstrip("=") not in known
+        and (column.endswith("=") or column in held or int(column.split(":")[0]) <= int(width))
         for column in columns_now
     )
 
@@ -762,7 +768,7 @@ select c.oid,
     c.relkind = 'r' and exists (select from pg_inherits as i where i.inhparent = c.oid),
     c.relpersistence = 'u' or c.relkind = 'p' and exists (
         select from pg_partition_tree(c.oid) as t join pg_class as l on l.oid = t.relid where l.relpersistence = 'u'),
-    case when c.relkind = 'r' and c.reltoastrelid <> 0 then c.reltoastrelid::text else (
+    case when c.relkind = 'r' then coalesce(nullif(c.reltoastrelid, 0), pg_relation_filenode(c.oid))::text else (
         select string_agg(concat_ws(' ', l.oid, pg_relation_filenode(l.oid)), ',' order by l.oid)
         from pg_partition_tree(c.oid) as t join pg_class as l on l.oid = t.relid where t.isleaf) end,
     c.relnatts::integer,
