@@ -29,7 +29,7 @@ WORK = ".tmp-tap-postgres"
 # A smaller table is read faster by one connection than several are opened.
 _PAGES_PER_CONNECTION = 10_000
 
-_UNFIT_SCHEMA = pa.schema([(name, pa.string()) for name in ("reason", "column_name", "payload")])
+_UNFIT_COLUMNS = ["reason", "column_name", "payload"]
 
 _BOOKMARK = "replication_key_value"
 
@@ -251,6 +251,7 @@ class Extract:
         with Workplace.at(folder, target.options.memory_limit) as place:
             extracted_at = datetime.now(UTC)
             spool = self._spooled(snapshot, queries, folder, observe)
+            self._check_key(place.con, spool)
             differences = compare(
                 place.con,
                 new=spool.file,
@@ -289,9 +290,9 @@ class Extract:
             if converted.unfit:
                 reasons = [(bad.reason, bad.column, bad.payload) for bad in converted.unfit]
                 arrays = [pa.array(each, pa.string()) for each in zip(*reasons, strict=True)]
-                table = pa.RecordBatch.from_arrays(arrays, schema=_UNFIT_SCHEMA)
+                table = pa.RecordBatch.from_arrays(arrays, names=_UNFIT_COLUMNS)
                 if bad_file is None:
-                    bad_file = RowGroups(spool.unfit_file, _UNFIT_SCHEMA)
+                    bad_file = RowGroups(spool.unfit_file, table.schema)
                 bad_file.add(table)
                 spool.unfit += table.num_rows
         if rows_file is None:
@@ -300,6 +301,24 @@ class Extract:
         if bad_file is not None:
             bad_file.close()
         return spool
+
+    def _check_key(self, con: duckdb.DuckDBPyConnection, spool: _Spool) -> None:
+        """Refuse a key that several rows have, which only one that the user named can be."""
+        keys, own = self.target.keys, self.target.table.keys
+        if not keys or (own and set(own) <= set(keys)):
+            return
+        names = ", ".join(identifier(key) for key in keys)
+        found = con.execute(
+            f"select count(*), {names} from read_parquet({literal(str(spool.file))}) group by {names}"
+            " having count(*) > 1 limit 1"
+        ).fetchall()
+        if found:
+            count, *values = found[0]
+            shown = ", ".join(f"{key} {value}" for key, value in zip(keys, values, strict=True))
+            raise UserError(
+                f"{self._subject}: {count} rows have {shown}, so that {', '.join(keys)} is no key of it; correct"
+                " table-key-properties, or leave them out: rows are then compared by their content"
+            )
 
     def _skipped_keys(self, con: duckdb.DuckDBPyConnection, spool: _Spool) -> str:
         """Rows that do not fit did not vanish: a view of their keys."""

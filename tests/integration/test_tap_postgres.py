@@ -93,6 +93,16 @@ def test_too_many_vanished_rows_fail_the_stream_until_the_user_says_so(shop, key
     assert [row[0] for row in shop.current("t", "id", "id" if key else None)] == list(range(7, 21))
 
 
+def test_a_named_key_that_several_rows_have_is_refused(shop):
+    shop.database.execute("create table t (code int, name text)", "insert into t values (1, 'a'), (2, 'b')")
+    catalog = shop.catalog(**{"table-key-properties": ["code"]})
+    shop.run(catalog)
+    shop.database.execute("insert into t values (2, 'c')", "update t set name = 'd' where code = 1")
+    (fault,) = shop.try_run(catalog).faults
+    assert "2 rows have code 2, so that code is no key of it; correct table-key-properties" in fault
+    assert shop.current("t", "code, name", "code") == [(1, "a"), (2, "b")]
+
+
 def test_changed_row_without_key_has_its_new_content_last(shop):
     shop.database.execute(
         "create table t (id int, v text)", "insert into t select i, 'old' from generate_series(1, 100) as i"
