@@ -334,8 +334,7 @@ def play(source: Source, extraction: Extraction, history: list[Any]) -> None:
         extraction.check_current(source.keys())
     if extraction.method != "LOG_BASED":
         extraction.check_no_version_twice()
-    elif not any(each[0] in {"key", "type"} for drifts, _, _ in history for each in drifts):
-        # With another key or type the table is compared as a whole, which shows its state and not its log.
+    else:
         extraction.check_log(snapshot)
     extraction.home.check_identities()
 
