@@ -1,14 +1,15 @@
-"""Where taps and the target start: without importing what they never use.
+"""Where taps and the target start: without importing what this run does not use.
 
-The Singer SDK imports an HTTP client, a process pool and remote file systems, and pyarrow imports pandas with the first
-array that it makes. None of it serves these programs, and it is more than half of the time that they take to start;
-Meltano starts three of them for each run (the tap twice: it discovers first).
+pyarrow with numpy, DuckDB and ADBC are half of the time that these programs take to start, and Meltano starts three
+of them for each run: the tap to discover, which needs none of these, and then tap and target, which need them when
+something is new. The Singer SDK imports an HTTP client and a process pool, which serve nothing here.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -18,16 +19,24 @@ from typing import Any
 #: Modules that are imported when something of them is used, with the names that others take from them by
 #: `from module import name`, which are functions or classes that are called.
 LATER: dict[str, tuple[str, ...]] = {
-    "backoff": (),
+    "adbc_driver_manager": (),
+    "adbc_driver_postgresql": (),
+    "adbc_driver_postgresql.dbapi": (),
+    "duckdb": (),
     "joblib": ("Parallel", "delayed", "parallel_config"),
+    "numpy": (),
+    "pyarrow": (),
+    "pyarrow.compute": (),
+    "pyarrow.parquet": (),
     "requests": (),
-    "requests.adapters": (),
-    "requests.exceptions": (),
+    "singer_sdk.streams.graphql": ("GraphQLStream",),
+    "singer_sdk.streams.rest": ("RESTStream",),
     "upath": ("UPath",),
-    "urllib3": (),
 }
-#: Modules that others use when they are there, and do without when they are not.
-NEVER = ("pandas",)
+#: Modules that others use when they are there, and do without when they are not; `never` adds to them.
+NEVER = {"pandas"}
+
+_letting_go = threading.Lock()
 
 
 class _Later(ModuleType):
@@ -36,8 +45,9 @@ class _Later(ModuleType):
     def __init__(self, name: str, callables: Sequence[str]) -> None:
         super().__init__(name)
         if callables:
-            # `from module import name` asks for the path too, which is no use of the module yet.
-            found = find_spec(name)
+            # `from module import name` asks for the path too, which is no use of the module yet. To find that of a
+            # module in a package would import the package.
+            found = None if "." in name else find_spec(name)
             self.__path__ = list(found.submodule_search_locations or ()) if found else []
         for each in callables:
             setattr(self, each, self._calling(each))
@@ -47,14 +57,17 @@ class _Later(ModuleType):
 
     def _module(self) -> ModuleType:
         """The module itself. It may need others of LATER, so all of them are let go."""
-        for name in LATER:
-            if isinstance(sys.modules.get(name), _Later):
-                del sys.modules[name]
-        return importlib.import_module(self.__name__)
+        with _letting_go:
+            for name in LATER:
+                if isinstance(sys.modules.get(name), _Later):
+                    del sys.modules[name]
+        module = importlib.import_module(self.__name__)
+        vars(self).update(vars(module))  # From now on as quick as the module.
+        return module
 
     def __getattr__(self, name: str) -> Any:
         # Python itself looks for such names, which is no use of the module; but its path is: for modules in it.
-        if name.startswith("__") and name != "__path__":
+        if name.startswith("__") and name not in {"__path__", "__version__"}:
             raise AttributeError(name)
         return getattr(self._module(), name)
 
@@ -72,8 +85,16 @@ def import_only_what_is_used() -> None:
     """Hold back the modules of LATER and NEVER in this process; for a program's first lines."""
     for name, callables in LATER.items():
         if name not in sys.modules:
-            sys.modules[name] = _Later(name, callables)
+            later = sys.modules[name] = _Later(name, callables)
+            parent, _, child = name.rpartition(".")
+            if isinstance(sys.modules.get(parent), _Later):
+                setattr(sys.modules[parent], child, later)  # As `import pyarrow.compute as pc` looks for it.
     sys.meta_path.insert(0, _Never())
+
+
+def never(name: str) -> None:
+    """Hold back a module that this process has no use for, before something imports it because it is there."""
+    NEVER.add(name)
 
 
 def tap_files() -> None:
@@ -95,6 +116,7 @@ def tap_postgres() -> None:
 def target_warehouse() -> None:
     """`target-warehouse`."""
     import_only_what_is_used()
+    never("numpy")
     from ingestion.target.target import TargetWarehouse
 
     TargetWarehouse.cli()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,6 @@ BATCH_BYTES = 96 * 1024 * 1024
 # A target holds the rows of a batch that fill no row group until it commits, several times over: less of wide rows.
 WIDE_ROW_BYTES = 2048
 WIDE_BATCH_BYTES = 32 * 1024 * 1024
-
-_METADATA_TYPES = {
-    "TIMESTAMPTZ": pa.timestamp("us", "UTC"),
-    "BIGINT": pa.int64(),
-    "VARCHAR": pa.string(),
-}
-METADATA_FIELDS = [pa.field(name, _METADATA_TYPES[kind]) for name, kind in METADATA_COLUMNS.items()]
-_QUARANTINE_SCHEMA = pa.schema(
-    [
-        pa.field("quarantine_id", pa.string()),
-        pa.field("reason", pa.string()),
-        pa.field("column_name", pa.string()),
-        pa.field("payload", pa.string()),
-        pa.field("source_file", pa.string()),
-        pa.field("line_number", pa.int64()),
-    ]
-)
 
 
 def batch_id(stream: Stream, load_id: int) -> str:
@@ -120,7 +104,7 @@ class ArrowWriter:
             "_sdc_operation": operation,
         }
         arrays = list(rows.columns)
-        for field in METADATA_FIELDS:
+        for field in _metadata_fields():
             value = given.get(field.name)
             if value is None:
                 arrays.append(pa.nulls(rows.num_rows, field.type))
@@ -135,7 +119,7 @@ class ArrowWriter:
 
     def _open(self, columns: pa.Schema) -> RowGroups:
         self._columns = columns.names
-        return RowGroups(self._path(".parquet"), pa.schema([*columns, *METADATA_FIELDS]))
+        return RowGroups(self._path(".parquet"), pa.schema([*columns, *_metadata_fields()]))
 
     def quarantine(self, rows: Sequence[tuple[str, str | None, str]]) -> None:
         """Append rows that cannot be loaded: reason, column and payload of each."""
@@ -151,8 +135,8 @@ class ArrowWriter:
             pa.nulls(count, pa.string()),
             pa.nulls(count, pa.int64()),
         ]
-        table = pa.RecordBatch.from_arrays(arrays, schema=_QUARANTINE_SCHEMA)
-        self._bad = self._bad or RowGroups(self._path(".quarantine.parquet"), _QUARANTINE_SCHEMA)
+        table = pa.RecordBatch.from_arrays(arrays, schema=_quarantine_schema())
+        self._bad = self._bad or RowGroups(self._path(".quarantine.parquet"), _quarantine_schema())
         self._bad.add(table)
         self.unfit += count
         self._bytes += table.nbytes
@@ -196,3 +180,15 @@ class ArrowWriter:
 
     def _path(self, ending: str) -> Path:
         return self._lake.root / self._stream.folder / f"{self.load_id}{ending}"
+
+
+@cache
+def _metadata_fields() -> list[pa.Field]:
+    types = {"TIMESTAMPTZ": pa.timestamp("us", "UTC"), "BIGINT": pa.int64(), "VARCHAR": pa.string()}
+    return [pa.field(name, types[kind]) for name, kind in METADATA_COLUMNS.items()]
+
+
+@cache
+def _quarantine_schema() -> pa.Schema:
+    texts = ("quarantine_id", "reason", "column_name", "payload", "source_file")
+    return pa.schema([*((name, pa.string()) for name in texts), ("line_number", pa.int64())])

@@ -16,6 +16,7 @@ from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig
 from singer_sdk.helpers.conform import TypeConformanceLevel
 from singer_sdk.singerlib import Catalog, MetadataMapping, SchemaMessage
 
+from ingestion import startup
 from ingestion.errors import UserError
 from ingestion.lake import Batch, Stream, first_line, identifier, literal
 from ingestion.taps.lake_tap import BOOKMARK, ENCODING, LAKE_PATH, LakeStream, LakeTap
@@ -585,6 +586,8 @@ class TapPostgres(LakeTap):
 
     def sync_all(self) -> None:
         """Send all selected streams; a catalog's stream that the database has not is a fault."""
+        if not self._log_based:
+            startup.never("numpy")  # pyarrow would import it; only the log's reader works with it.
         super().sync_all()
         for name, entry in (self.input_catalog or {}).items():
             if name not in self.streams and entry.metadata.resolve_selection()[()]:
@@ -592,11 +595,15 @@ class TapPostgres(LakeTap):
                     f"stream {name}: no such table, or no right to select from it; grant it or deselect the stream"
                 )
 
-    def replicate(self) -> None:
-        """Send all LOG_BASED streams, once."""
-        streams = [
+    @property
+    def _log_based(self) -> list[PostgresStream]:
+        return [
             stream for stream in self.streams.values() if stream.selected and stream.replication_method == LOG_BASED
         ]
+
+    def replicate(self) -> None:
+        """Send all LOG_BASED streams, once."""
+        streams = self._log_based
         if self._is_replicated or self.lake is None:
             return
         self._is_replicated = True

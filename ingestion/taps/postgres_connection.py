@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi
@@ -17,6 +17,9 @@ import psycopg2.extensions
 from ingestion import postgres_service
 from ingestion.errors import UserError
 from ingestion.taps.postgres_types import SESSION_OPTIONS
+
+if TYPE_CHECKING:
+    from adbc_driver_postgresql.dbapi import Connection as ArrowConnection
 
 # A reading transaction sees one state of the database, and changes nothing. Rows that a policy would hide are an error:
 # they would count as deleted.
@@ -35,8 +38,8 @@ _NAMES = {"host": "host", "port": "port", "user": "user", "password": "password"
 _NOISE = re.compile(r"^(?:[A-Z_]+: )?\[libpq\] (?:Execution error \[\w+\]: |Failed to [^:]*: )?|^[A-Z_]+: (?=Failed)")
 
 Connection = psycopg2.extensions.connection
-ArrowConnection = adbc_driver_postgresql.dbapi.Connection
-DatabaseError = (psycopg2.Error, adbc_driver_manager.Error)
+# What reads by ADBC makes UserErrors of its errors.
+DatabaseError = psycopg2.Error
 
 
 class Server:

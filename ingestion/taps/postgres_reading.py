@@ -7,7 +7,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import adbc_driver_manager
 import adbc_driver_postgresql
@@ -15,10 +15,12 @@ import pyarrow as pa
 
 from ingestion.errors import UserError
 from ingestion.lake import literal
-from ingestion.taps.postgres_connection import ARROW_BATCH_BYTES, ArrowConnection, Server
+from ingestion.taps.postgres_connection import ARROW_BATCH_BYTES, Server
+
+if TYPE_CHECKING:
+    from adbc_driver_postgresql.dbapi import Connection as ArrowConnection
 
 _END = None
-_HINT = adbc_driver_postgresql.StatementOptions.BATCH_SIZE_HINT_BYTES.value
 
 
 class Snapshot:
@@ -89,7 +91,8 @@ class Snapshot:
         def run(connection: ArrowConnection, query: str) -> None:
             try:
                 with connection.cursor() as cursor:
-                    cursor.adbc_statement.set_options(**{_HINT: str(ARROW_BATCH_BYTES)})
+                    hint = adbc_driver_postgresql.StatementOptions.BATCH_SIZE_HINT_BYTES.value
+                    cursor.adbc_statement.set_options(**{hint: str(ARROW_BATCH_BYTES)})
                     cursor.execute(query)
                     for batch in cursor.fetch_record_batch():
                         if not put(batch):

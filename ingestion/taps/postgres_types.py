@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Context, Decimal, InvalidOperation
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -31,19 +31,6 @@ SESSION_OPTIONS = {
 }
 
 TEXT = "VARCHAR"
-_ARROW_TYPES: dict[str, pa.DataType] = {
-    "SMALLINT": pa.int16(),
-    "INTEGER": pa.int32(),
-    "BIGINT": pa.int64(),
-    "FLOAT": pa.float32(),
-    "DOUBLE": pa.float64(),
-    "BOOLEAN": pa.bool_(),
-    "DATE": pa.date32(),
-    "TIMESTAMP": pa.timestamp("us"),
-    "TIMESTAMP WITH TIME ZONE": pa.timestamp("us", "UTC"),
-    "BLOB": pa.binary(),
-    TEXT: pa.string(),
-}
 _WAREHOUSE_TYPES = {
     "smallint": "SMALLINT",
     "integer": "INTEGER",
@@ -181,10 +168,27 @@ class Column:
         return _nullable(schema, self.nullable)
 
 
+@cache
+def _arrow_types() -> dict[str, pa.DataType]:
+    return {
+        "SMALLINT": pa.int16(),
+        "INTEGER": pa.int32(),
+        "BIGINT": pa.int64(),
+        "FLOAT": pa.float32(),
+        "DOUBLE": pa.float64(),
+        "BOOLEAN": pa.bool_(),
+        "DATE": pa.date32(),
+        "TIMESTAMP": pa.timestamp("us"),
+        "TIMESTAMP WITH TIME ZONE": pa.timestamp("us", "UTC"),
+        "BLOB": pa.binary(),
+        TEXT: pa.string(),
+    }
+
+
 def arrow_type(warehouse_type: str) -> pa.DataType:
     """Arrow's type for DuckDB's name of one that lake and raw know."""
     match = _DECIMAL.fullmatch(warehouse_type)
-    return pa.decimal128(int(match[1]), int(match[2])) if match else _ARROW_TYPES[warehouse_type]
+    return pa.decimal128(int(match[1]), int(match[2])) if match else _arrow_types()[warehouse_type]
 
 
 def _json_type(warehouse_type: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 
 ONLY_WHAT_IS_USED = "from ingestion.startup import import_only_what_is_used as f; f()\n"
 LOADED = "print(*[name for name, module in sys.modules.items() if type(module).__module__ != 'ingestion.startup'])"
+HEAVY = {"adbc_driver_manager", "adbc_driver_postgresql", "duckdb", "numpy", "pyarrow"}
+UNUSED = {"joblib", "pandas", "requests", "singer_sdk.streams.rest", "upath", "urllib3"}
 
 
 def python(code: str, home: Path | None = None, text: str = "") -> str:
@@ -21,28 +24,56 @@ def python(code: str, home: Path | None = None, text: str = "") -> str:
     return done.stdout
 
 
-def test_a_run_of_the_target_imports_no_http_client_no_process_pool_and_no_pandas(tmp_path):
-    messages = (
-        '{"type": "SCHEMA", "stream": "shop-a", "schema": {"properties": {"id": {"type": "integer"}}},'
-        ' "key_properties": ["id"]}\n{"type": "RECORD", "stream": "shop-a", "record": {"id": 1}}\n'
-    )
+def loaded(program: str, home: Path, text: str = "") -> set[str]:
+    """The modules that a run of a program has loaded."""
     run = (
-        "import sys; from ingestion.startup import target_warehouse\n"
-        f"try: target_warehouse()\nexcept SystemExit as end: assert not end.code\n{LOADED}"
+        f"import sys; from ingestion.startup import {program}\n"
+        f"try: {program}()\nexcept SystemExit as end: assert not end.code\n{LOADED}"
     )
-    loaded = python(run, tmp_path, messages).split()
-    assert "duckdb" in loaded and "singer_sdk" in loaded
-    assert not {"pandas", "requests", "urllib3", "joblib", "upath"}.intersection(loaded)
+    return set(python(run, home, text).splitlines()[-1].split())
+
+
+def schema(stream: str) -> str:
+    """A SCHEMA message."""
+    properties = {"id": {"type": "integer"}}
+    message = {"type": "SCHEMA", "stream": stream, "schema": {"properties": properties}, "key_properties": ["id"]}
+    return json.dumps(message) + "\n"
+
+
+def test_tap_postgres_imports_no_arrow_no_duckdb_and_no_adbc_until_it_reads():
+    imports = "import sys, ingestion.taps.postgres\n"
+    modules = set(python(ONLY_WHAT_IS_USED + imports + LOADED).split())
+    assert "singer_sdk.tap_base" in modules
+    assert not (HEAVY | UNUSED) & modules
+
+
+def test_a_run_of_the_target_with_nothing_to_load_imports_no_arrow(tmp_path):
+    modules = loaded("target_warehouse", tmp_path, schema("shop-a"))
+    assert "duckdb" in modules
+    assert not ({"pyarrow", "numpy"} | UNUSED) & modules
+
+
+def test_a_run_of_the_target_with_rows_imports_no_numpy_and_nothing_of_http(tmp_path):
+    record = '{"type": "RECORD", "stream": "shop-a", "record": {"id": 1}}\n'
+    modules = loaded("target_warehouse", tmp_path, schema("shop-a") + record)
+    assert {"duckdb", "pyarrow"} <= modules
+    assert not ({"numpy"} | UNUSED) & modules
 
 
 @pytest.mark.parametrize(
     ("use", "printed"),
     [
+        ("import requests; print(requests.Session.__name__)", "Session"),
         ("import requests.exceptions; print(requests.exceptions.Timeout.__name__)", "Timeout"),
-        ("from urllib3.util import Retry; print(Retry.__name__)", "Retry"),
         ("from upath import UPath; print(UPath('/a') / 'b')", "/a/b"),
         ("from joblib import Parallel, delayed; print(Parallel()([delayed(abs)(-1)]))", "[1]"),
         ("import pyarrow; print(pyarrow.array(['a'])[0])", "a"),
+        ("import pyarrow.compute as pc; print(pc.equal(1, 1))", "True"),
+        ("import pyarrow.dataset as ds; print(ds.field('a'))", "a"),
+        ("import pyarrow; print(pyarrow.__version__ > '1')", "True"),
+        ("import numpy as np, pyarrow as pa; print(pa.array(np.arange(2))[1], pa.array([7]).to_numpy()[0])", "1 7"),
+        ("import duckdb; print(duckdb.connect().execute('select 1').fetchall())", "[(1,)]"),
+        ("import adbc_driver_postgresql.dbapi as dbapi; print(dbapi.paramstyle)", "pyformat"),
     ],
 )
 def test_a_module_that_is_held_back_is_there_when_it_is_used(use, printed):
