@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import duckdb
 import pytest
 
 from ingestion.lake import Lake
+from ingestion.target import replay
 from ingestion.target.target import TargetWarehouse
 
 TARGET = Path(sys.executable).with_name("target-warehouse")
@@ -89,3 +90,15 @@ def warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TargetHome:
     monkeypatch.setenv("WAREHOUSE_HOME", str(home))
     monkeypatch.setenv("WAREHOUSE_SHOP", "demo_shop")
     return TargetHome(home)
+
+
+@pytest.fixture
+def run_replay(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """Runs `warehouse-replay` in this process; returns what it printed."""
+
+    def run() -> str:
+        monkeypatch.setattr(sys, "argv", ["warehouse-replay"])
+        replay.main()
+        return capsys.readouterr().out
+
+    return run

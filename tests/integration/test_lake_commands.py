@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -23,10 +24,11 @@ from ingestion.lake.checking import orphans
 from ingestion.lake.compaction import compact
 from ingestion.lake.definition import write_definition
 from ingestion.lake.retention import retain
-from ingestion.target import replay
 from ingestion.target.duckdb import DuckDBEngine
 from ingestion.target.target import TargetWarehouse
+from tests.integration.conftest import text
 from tests.integration.tap_files_runs import Shop
+from tests.integration.test_target_loading import record, schema
 
 LINES = Stream("files", "lines")
 ORDERS = Stream("shop", "orders")
@@ -67,8 +69,13 @@ class Warehouse:
             self.shop.put(f"{name}.csv", content)
         run = self.shop.run(self.state)
         assert run.faults == []
-        states = self.load("".join(json.dumps(message) + "\n" for message in run.messages))
+        states = self.load(text(run.messages))
         self.state = states[-1] if states else self.state
+
+    def send(self, properties: dict, *records: dict, keys: Sequence[str] = ()) -> None:
+        """Load a stream of RECORD messages, as other taps send it."""
+        messages = [schema(properties, keys=list(keys)), *(record(**each) for each in records)]
+        self.load(text(messages))
 
     def load(self, lines: str) -> list[dict]:
         target, output = TargetWarehouse(config={}), io.StringIO()
@@ -121,6 +128,12 @@ def original(tmp_path_factory) -> Warehouse:
 @pytest.fixture
 def filled(original, tmp_path, monkeypatch) -> Warehouse:
     return original.copy(tmp_path / "home", monkeypatch)
+
+
+@pytest.fixture
+def warehouse(tmp_path, monkeypatch) -> Warehouse:
+    """One that nothing was loaded into."""
+    return Warehouse(tmp_path / "home", monkeypatch)
 
 
 def rows_of(lake: Lake, stream: Stream = LINES) -> Counter:
@@ -244,8 +257,7 @@ def test_damage_is_a_finding(filled, capsys, damage, finding):
     assert finding in capsys.readouterr().out
 
 
-def test_every_value_is_read_where_there_are_no_row_hashes(tmp_path, monkeypatch, capsys):
-    warehouse = Warehouse(tmp_path / "home", monkeypatch)
+def test_every_value_is_read_where_there_are_no_row_hashes(warehouse, capsys):
     database = Database(warehouse.home, ["id"])
     database.batch(*((number, f"status {number}", "upsert") for number in range(50)), load=False)
     damage_page(database.lake.manifest(ORDERS)[0], database.lake)
@@ -312,10 +324,9 @@ def test_raw_ledger_and_quarantine_come_back_from_the_lake_alone(filled):
     assert filled.tables() == before
 
 
-def test_a_rebuilt_warehouse_remembers_what_was_replayed(filled):
+def test_a_rebuilt_warehouse_remembers_what_was_replayed(filled, run_replay):
     # This list of streams is not the demo shop's, so the record's rule is gone.
-    filled.monkeypatch.setattr(sys, "argv", ["warehouse-replay"])
-    replay.main()
+    run_replay()
     replayed = filled.query("select count(*) from ops.quarantine where replayed_load_id is not null")
     before = filled.tables()
     assert replayed == [(1,)]
@@ -340,14 +351,8 @@ def test_a_rebuilt_warehouse_goes_on_where_the_old_one_was(filled):
     ]
 
 
-def test_a_stream_without_rows_has_its_table_again(tmp_path, monkeypatch):
-    warehouse = Warehouse(tmp_path / "home", monkeypatch)
-    schema = {
-        "type": "object",
-        "properties": {"id": {"type": "integer"}, "at": {"format": "date-time", "type": "string"}},
-    }
-    message = {"type": "SCHEMA", "stream": "shop-orders", "schema": schema, "key_properties": ["id"]}
-    warehouse.load(json.dumps(message) + "\n")
+def test_a_stream_without_rows_has_its_table_again(warehouse):
+    warehouse.send({"id": {"type": "integer"}, "at": {"format": "date-time", "type": "string"}}, keys=["id"])
     before = warehouse.tables()
     (warehouse.home / "warehouse.duckdb").unlink()
     assert warehouse.command("rebuild") == 0
@@ -355,33 +360,18 @@ def test_a_stream_without_rows_has_its_table_again(tmp_path, monkeypatch):
     assert "raw_shop.orders" in before
 
 
-def test_records_of_other_taps_come_back_with_their_types(tmp_path, monkeypatch):
-    warehouse = Warehouse(tmp_path / "home", monkeypatch)
-    schema = {"type": "object", "properties": {"id": {"type": "integer"}, "price": {"type": "number"}}}
-    messages = [{"type": "SCHEMA", "stream": "shop-orders", "schema": schema, "key_properties": ["id"]}]
-    messages += [
-        {"type": "RECORD", "stream": "shop-orders", "record": {"id": n, "price": n / 4, "more": ["x"]}}
-        for n in range(9)
-    ]
-    messages.append({"type": "RECORD", "stream": "shop-orders", "record": {"id": "bad"}})
-    warehouse.load("".join(json.dumps(message) + "\n" for message in messages))
+def test_records_of_other_taps_come_back_with_their_types(warehouse):
+    good = [{"id": number, "price": number / 4, "more": ["x"]} for number in range(9)]
+    warehouse.send({"id": {"type": "integer"}, "price": {"type": "number"}}, *good, {"id": "bad"}, keys=["id"])
     before = warehouse.tables()
     assert warehouse.command("rebuild") == 0
     assert warehouse.tables() == before
 
 
-def test_a_column_that_was_altered_by_hand_comes_back_as_text(tmp_path, monkeypatch):
-    warehouse = Warehouse(tmp_path / "home", monkeypatch)
-
-    def send(kind: str, value) -> None:
-        schema = {"type": "object", "properties": {"is_new": {"type": kind}}}
-        record = {"type": "RECORD", "stream": "shop-orders", "record": {"is_new": value}}
-        message = {"type": "SCHEMA", "stream": "shop-orders", "schema": schema, "key_properties": []}
-        warehouse.load(json.dumps(message) + "\n" + json.dumps(record) + "\n")
-
-    send("boolean", True)
+def test_a_column_that_was_altered_by_hand_comes_back_as_text(warehouse):
+    warehouse.send({"is_new": {"type": "boolean"}}, {"is_new": True})
     warehouse.query("alter table raw_shop.orders alter column is_new type varchar")
-    send("string", "perhaps")
+    warehouse.send({"is_new": {"type": "string"}}, {"is_new": "perhaps"})
     before = warehouse.tables()
     assert warehouse.command("rebuild") == 0
     assert warehouse.tables() == before
@@ -507,8 +497,7 @@ class Database:
             return con.execute(query, {"files": files}).fetchall()
 
 
-def test_state_of_a_database_has_the_last_position_that_is_loaded(tmp_path, monkeypatch, capsys):
-    warehouse = Warehouse(tmp_path / "home", monkeypatch)
+def test_state_of_a_database_has_the_last_position_that_is_loaded(warehouse, capsys):
     database = Database(warehouse.home, ["id"])
     database.batch((1, "new", "upsert"))
     load_id = database.batch((1, "paid", "upsert"))
@@ -594,19 +583,9 @@ def test_what_is_not_loaded_yet_is_not_compacted(filled):
     assert filled.lake.manifest(LINES)[-1].file == waiting
 
 
-def test_files_whose_types_differ_are_not_merged(tmp_path, monkeypatch):
-    warehouse = Warehouse(tmp_path / "home", monkeypatch)
-
-    def send(kind: str, *values) -> None:
-        schema = {"type": "object", "properties": {"id": {"type": kind}}}
-        messages = [{"type": "SCHEMA", "stream": "shop-orders", "schema": schema, "key_properties": []}]
-        messages += [{"type": "RECORD", "stream": "shop-orders", "record": {"id": value}} for value in values]
-        warehouse.load("".join(json.dumps(message) + "\n" for message in messages))
-
-    send("integer", 1)
-    send("integer", 2)
-    send("number", 2.5)
-    send("number", 3.5)
+def test_files_whose_types_differ_are_not_merged(warehouse):
+    for kind, value in [("integer", 1), ("integer", 2), ("number", 2.5), ("number", 3.5)]:
+        warehouse.send({"id": {"type": kind}}, {"id": value})
     before = warehouse.tables()
     assert warehouse.command("compact") == 0
     assert len({batch.file for batch in warehouse.lake.manifest(ORDERS)}) == 2
@@ -659,8 +638,7 @@ def test_withdrawn_rows_of_files_go_when_their_key_lives_elsewhere(filled, capsy
     assert filled.command("check") == 0
 
 
-def test_a_row_that_came_back_stays(tmp_path, monkeypatch, capsys):
-    warehouse = Warehouse(tmp_path / "home", monkeypatch)
+def test_a_row_that_came_back_stays(warehouse, capsys):
     for content in ("1,1\n2,2\n", "1,1\n", "1,1\n2,2\n"):
         warehouse.ingest(a=f"id,price\n{content}")
     assert warehouse.command("retain", "--days", "0") == 0
@@ -760,8 +738,7 @@ def test_a_version_replaced_after_the_bound_stays(tmp_path):
     assert database.rows() == [(1, "paid", "upsert"), (1, "sent", "upsert")]
 
 
-def test_what_is_not_loaded_yet_supersedes_nothing(tmp_path, monkeypatch):
-    warehouse = Warehouse(tmp_path / "home", monkeypatch)
+def test_what_is_not_loaded_yet_supersedes_nothing(warehouse):
     database = Database(warehouse.home, ["id"])
     database.batch((1, "new", "upsert"))
     database.batch((1, "paid", "upsert"), load=False)
@@ -778,12 +755,9 @@ def test_a_delete_without_key_goes_with_one_row_of_its_content(tmp_path):
     assert sorted(database.rows()) == [(1, "new", "delete"), (1, "new", "upsert"), (1, "new", "upsert")]
 
 
-def test_streams_whose_order_the_lake_does_not_know_lose_nothing(tmp_path, monkeypatch, capsys):
-    warehouse = Warehouse(tmp_path / "home", monkeypatch)
-    schema = {"type": "object", "properties": {"id": {"type": "integer"}, "status": {"type": "string"}}}
-    messages = [{"type": "SCHEMA", "stream": "shop-orders", "schema": schema, "key_properties": ["id"]}]
-    messages += [{"type": "RECORD", "stream": "shop-orders", "record": {"id": 1, "status": s}} for s in ("new", "paid")]
-    warehouse.load("".join(json.dumps(message) + "\n" for message in messages))
+def test_streams_whose_order_the_lake_does_not_know_lose_nothing(warehouse, capsys):
+    versions = [{"id": 1, "status": status} for status in ("new", "paid")]
+    warehouse.send({"id": {"type": "integer"}, "status": {"type": "string"}}, *versions, keys=["id"])
     assert warehouse.command("retain", "--days", "0") == 0
     assert "nothing removed: the order of its versions is the source's own" in capsys.readouterr().out
     assert rows_of(warehouse.lake, ORDERS).total() == 2

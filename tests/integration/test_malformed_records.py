@@ -6,17 +6,14 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 import yaml
 
 from ingestion import settings
-from ingestion.target import replay
 from tests.integration.tap_files_runs import Shop
 from tests.integration.test_target_loading import record, schema
 
@@ -179,16 +176,6 @@ def matches(reasons: list[str], expected: Counter) -> bool:
         reason: each for reason, each in kinds.items() if len(each) != 1
     }
     return Counter(kinds[reason][0] for reason in reasons) == expected
-
-
-@pytest.fixture
-def run_replay(capsys, monkeypatch):
-    def run() -> str:
-        monkeypatch.setattr(sys, "argv", ["warehouse-replay"])
-        replay.main()
-        return capsys.readouterr().out
-
-    return run
 
 
 def test_ten_thousand_malformed_records_wait_and_the_corrected_schema_admits_what_it_can(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 
 import pytest
 
-from ingestion.target import replay
 from tests.integration.postgres_runs import Source
 
 
@@ -103,7 +101,7 @@ def test_row_of_the_first_extract_that_comes_back_is_a_new_version(shop):
     assert shop.current("t", "id, seen, v") == shop.database.query("select id, seen, v from t order by id")
 
 
-def test_bookmark_outlives_a_replay(shop, monkeypatch):
+def test_bookmark_outlives_a_replay(shop, run_replay):
     shop.database.execute(
         "create table t (id int primary key, c numeric(5,2), seen int)",
         "insert into t select i, 1, i from generate_series(1, 20) as i",
@@ -113,8 +111,7 @@ def test_bookmark_outlives_a_replay(shop, monkeypatch):
     shop.run(catalog)
     shop.database.execute("alter table t alter c type numeric", "insert into t values (21, 1, 21)")
     shop.run(catalog, look_back_values=1)
-    monkeypatch.setattr(sys, "argv", ["warehouse-replay"])
-    replay.main()
+    run_replay()
     assert "position" not in shop.manifest("t")[-1].origin
     shop.database.execute("insert into t values (22, 1, 22)")
     shop.run(catalog, look_back_values=1)

@@ -7,7 +7,6 @@ from decimal import Decimal
 
 import pytest
 
-from ingestion.target import replay
 from tests.integration.postgres_runs import Source
 
 
@@ -389,7 +388,7 @@ def test_incremental_reads_only_batches_that_can_hold_the_rows(shop, monkeypatch
     assert looked_at == [1, 1, 1, 1]
 
 
-def test_a_replayed_row_does_not_come_after_a_newer_version(shop, monkeypatch, capsys):
+def test_a_replayed_row_does_not_come_after_a_newer_version(shop, run_replay):
     shop.database.execute(
         "create table things (id integer primary key, amount numeric(8, 2))",
         "insert into things values (1, 'NaN'), (2, 'NaN')",
@@ -400,15 +399,13 @@ def test_a_replayed_row_does_not_come_after_a_newer_version(shop, monkeypatch, c
     # The correction: raw takes text now, and with it NaN.
     shop.warehouse.query("alter table raw_shop.things alter column amount type varchar")
     shop.warehouse.query("update ops.streams set schema = replace(schema, '\"number\"', '\"string\"')")
-    monkeypatch.setattr("sys.argv", ["warehouse-replay"])
-    replay.main()
-    assert "1 loaded, 1 known already, 0 still wait" in capsys.readouterr().out
+    assert "1 loaded, 1 known already, 0 still wait" in run_replay()
     newest = "select id, amount from raw_shop.things order by id, _sdc_load_id"
     assert shop.warehouse.query(newest) == [(1, "7.00"), (2, "NaN")]
     shop.warehouse.check_identities()
 
 
-def test_a_type_that_does_not_widen_is_noticed_after_a_replay_too(shop, monkeypatch):
+def test_a_type_that_does_not_widen_is_noticed_after_a_replay_too(shop, run_replay):
     shop.database.execute(
         "create table things (id integer primary key, seen timestamptz, amount numeric(8, 2))",
         "insert into things values (1, '2026-01-01Z', 'NaN'), (2, '2026-01-01Z', 1)",
@@ -416,8 +413,7 @@ def test_a_type_that_does_not_widen_is_noticed_after_a_replay_too(shop, monkeypa
     shop.run()
     shop.warehouse.query("alter table raw_shop.things alter column amount type varchar")
     shop.warehouse.query("update ops.streams set schema = replace(schema, '\"number\"', '\"string\"')")
-    monkeypatch.setattr("sys.argv", ["warehouse-replay"])
-    replay.main()
+    run_replay()
     shop.database.execute("alter table things alter column seen type text using 'long ago'")
     shop.run(max_vanished_share=1)
     waiting = shop.warehouse.query("select count(*) from ops.quarantine where column_name = 'seen'")

@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import sys
 
 import pytest
 
 from ingestion.lake import Stream, connect
-from ingestion.target import replay
 from tests.integration.tap_files_runs import Shop
 from tests.integration.test_target_loading import record, schema
 
 TEXT_AMOUNT = schema({"id": {"type": "integer"}, "amount": {"type": ["string", "null"]}})
-
-
-@pytest.fixture
-def run_replay(capsys, monkeypatch):
-    """Run the command in this process; returns what it printed."""
-
-    def run() -> str:
-        monkeypatch.setattr(sys, "argv", ["warehouse-replay"])
-        replay.main()
-        return capsys.readouterr().out
-
-    return run
 
 
 def test_records_that_pass_the_current_schema_are_loaded_once(warehouse, run_replay):

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import duckdb
 
@@ -83,13 +83,11 @@ class Pipe:
     state: Path
     environment: dict[str, str]
     logs: Path
-    _count: int = 0
 
     def start(self) -> Running:
         """Start it."""
-        self._count += 1
-        self.logs.mkdir(parents=True, exist_ok=True)
-        log, pids = self.logs / f"{self._count}.log", self.logs / f"{self._count}.pids"
+        log = next_log(self.logs)
+        pids = log.with_suffix(".pids")
         process = runner.start(self.tap, self.target, self.state, self.environment, log, pids)
 
         def wait(seconds: float) -> int | None:
@@ -107,13 +105,10 @@ class Meltano:
     project: Path
     environment: dict[str, str]
     logs: Path
-    _count: int = 0
 
     def start(self) -> Running:
         """Start it."""
-        self._count += 1
-        self.logs.mkdir(parents=True, exist_ok=True)
-        log = self.logs / f"{self._count}.log"
+        log = next_log(self.logs)
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [str(BIN / "meltano"), "run", self.tap, "target-warehouse"],
@@ -193,17 +188,28 @@ class Killer:
         return kill
 
 
+def next_log(logs: Path) -> Path:
+    """A new file for what a run says."""
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{len(list(logs.glob('*.log'))) + 1}.log"
+    log.touch()
+    return log
+
+
+def closed_batches(home: Path) -> Iterator[dict[str, Any]]:
+    """The lines of all manifests; a last one that a kill tore does not count."""
+    for manifest in home.glob("lake/raw/*/*/_manifest.jsonl"):
+        for line in manifest.read_text().splitlines(keepends=True):
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
 def left_behind(home: Path) -> frozenset[str]:
     """What of LEFT is there now."""
     found = set()
     if any(home.glob("lake/raw/*/*/.tmp-*")):
         found.add(LEFT[0])
-    in_lake = {
-        json.loads(line)["load_id"]
-        for manifest in home.glob("lake/raw/*/*/_manifest.jsonl")
-        for line in manifest.read_text().splitlines(keepends=True)
-        if line.endswith("\n")
-    }
+    in_lake = {batch["load_id"] for batch in closed_batches(home)}
     loaded: dict[str, int] = {}
     if (home / "warehouse.duckdb").exists():
         # The target may be about to end.
@@ -286,10 +292,6 @@ def check_ledger(home: Path) -> int:
             "select status from ops.syncs where sync_id = (select arg_max(sync_id, started_at) from ops.syncs)"
         ).fetchall()
         assert set(last) == {("ok",)}
-    in_lake = Counter(
-        json.loads(line)["batch_id"]
-        for manifest in (home / "lake").glob("raw/*/*/_manifest.jsonl")
-        for line in manifest.read_text().splitlines()
-    )
-    assert in_lake == Counter(load[1] for load in loads)
+    assert not list(home.glob("lake/raw/*/*/.tmp-*"))
+    assert Counter(batch["batch_id"] for batch in closed_batches(home)) == Counter(load[1] for load in loads)
     return len(loads)
