@@ -38,9 +38,9 @@ def test_a_file_that_does_not_fit_waits_for_room(tmp_path):
     [fault] = run.faults
     assert "File too large" in fault and "run again" in fault and "\n" not in fault
     assert run.files == []
+    assert leftovers(shop.lake) == []
     assert shop.run().faults == []
     assert len(shop.rows()) == 20_000
-    assert leftovers(shop.lake) == []
     shop.assert_counted()
 
 
@@ -66,10 +66,10 @@ def test_a_table_that_does_not_fit_waits_for_room(postgres, warehouse, method):
     [fault] = sent.faults
     assert "File too large" in fault and "run again" in fault and "\n" not in fault
     assert sent.batches == []
+    assert leftovers(warehouse.lake) == []
     follower.run(tap())
     assert warehouse.query("select count(*), count(distinct id), count(distinct word) from raw_shop.rows") == [
         (20_000, 20_000, 20_000)
     ]
-    assert leftovers(warehouse.lake) == []
     follower.run(tap())
     assert warehouse.query("select count(*) from raw_shop.rows") == [(20_000,)]

@@ -252,6 +252,14 @@ def test_a_table_that_was_made_anew_is_compared(follower):
         ("other", ["alter table shop.plain alter other type bigint using other + 5000000000"]),
         ("other", ["alter table shop.plain alter other type integer using other + 1"]),
         ("amount", ["alter table shop.plain rename amount to was", "alter table shop.plain rename other to amount"]),
+        (
+            "amount",
+            [
+                "alter table shop.plain rename amount to was",
+                "update shop.plain set was = 12 where id = 1",
+                "alter table shop.plain rename was to amount",
+            ],
+        ),
         ("doubled", ["alter table shop.plain alter doubled drop expression"]),
         (
             "amount",
@@ -270,7 +278,7 @@ def test_a_table_that_was_made_anew_is_compared(follower):
             ],
         ),
     ],
-    ids=["default", "type", "expression", "renamed", "generated", "unlogged", "unlogged without large values"],
+    ids=["default", "type", "expression", "renamed", "renamed and back", "generated", "unlogged", "small unlogged"],
 )
 def test_what_changes_rows_without_the_log_makes_the_table_be_compared_once(follower, columns, statements):
     follower.database.execute(
