@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -41,10 +42,10 @@ def child_of(parent: int) -> int:
     """The process that a process has started."""
     parents = {}
     for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal() and (folder / "stat").exists():
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    [child] = [pid for pid, its_parent in parents.items() if its_parent == parent]
-    return child
+        with contextlib.suppress(OSError):  # Some end while this looks.
+            parents[folder.name] = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+    [child] = [pid for pid, its_parent in parents.items() if its_parent == str(parent)]
+    return int(child)
 
 
 def within(seconds: float, holds) -> bool:
