@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlparse
@@ -155,9 +156,19 @@ class Context:
 
     engine: Engine
     lake: Lake
-    scratch: duckdb.DuckDBPyConnection
     options: Options
     started_at_ms: int
+
+    @cached_property
+    def scratch(self) -> duckdb.DuckDBPyConnection:
+        """Where batches of records are prepared; most runs bring batches of the lake, and need none."""
+        return connect(self.lake.root / "_spill")
+
+    def close(self) -> None:
+        """Release the warehouse."""
+        if "scratch" in vars(self):
+            self.scratch.close()
+        self.engine.close()
 
 
 @dataclass
@@ -443,7 +454,7 @@ class Run:
         self.lake = lake
         self.options = options
         self.loaders: dict[Stream, Loader] = {}
-        self._context = Context(engine, lake, connect(lake.root / "_spill"), options, started_at_ms)
+        self._context = Context(engine, lake, options, started_at_ms)
         self._sync_id = uuid.uuid4().hex
 
     def loader(self, stream_id: str) -> Loader:
@@ -492,8 +503,7 @@ class Run:
 
     def close(self) -> None:
         """Release the warehouse."""
-        self._context.scratch.close()
-        self.engine.close()
+        self._context.close()
 
     def _is_excessive(self, counts: Counts) -> bool:
         allowed = max(self.options.max_quarantine_share * counts.extracted, self.options.min_quarantined_rows)
