@@ -177,7 +177,6 @@ class Lake:
         load_id: int | None = None,
         sync_started_at: int | None = None,
         through: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]] | None = None,
-        helpers: Sequence[str] = (),
     ) -> Batch:
         """Close one batch: stamp the metadata, write the files, append to the manifest.
 
@@ -188,8 +187,8 @@ class Lake:
         payload, source_file, line_number; it is read when all rows are written. `sync_started_at` is in milliseconds
         since 1970. `con` should come from `connect`.
 
-        `through` may change the chunks of stamped rows on their way to the file: take rows out, fill a column. Columns
-        of `rows` that are there only for it are named in `helpers`, and are not written. What it raises ends the write.
+        `through` may change the chunks of stamped rows on their way to the file: take rows out, fill a column. What it
+        raises ends the write.
 
         Raises UserError when the stream is being written elsewhere or the disk refuses, and duckdb.Error when `rows`
         cannot be read.
@@ -202,14 +201,14 @@ class Lake:
                     self.remove_orphans(stream)
                 self._repair_manifest(folder)
                 load_id = load_id or self.next_load_id()
-                given = [name for name in columns or _columns(con, rows) if name not in helpers]
+                given = list(columns or _columns(con, rows))
                 data = [name for name in given if name not in METADATA_COLUMNS]
                 file = folder / f"{load_id}.parquet"
                 # The hash of a timestamptz is that of its text. A result that is not fetched blocks the next query.
                 con.execute("set TimeZone = 'UTC'").fetchall()
                 stamps = _stamps(data, load_id, extracted_at, received_at, sync_started_at)
-                query = _stamped_query(rows, given, helpers, stamps)
-                with RowGroups(file) as groups, contextlib.closing(_read(con, query, helpers, groups)) as chunks:
+                query = _stamped_query(rows, given, stamps)
+                with RowGroups(file) as groups, contextlib.closing(_read(con, query, groups)) as chunks:
                     for chunk in through(chunks) if through else chunks:
                         groups.add(chunk)
                     rows_quarantined = _count(con, quarantine) if quarantine else 0
@@ -287,8 +286,8 @@ def _stamps(
     }
 
 
-def _stamped_query(rows: str, given: Sequence[str], helpers: Sequence[str], stamps: dict[str, str]) -> str:
-    """The query for the data columns followed by all metadata columns, and the helpers."""
+def _stamped_query(rows: str, given: Sequence[str], stamps: dict[str, str]) -> str:
+    """The query for the data columns followed by all metadata columns."""
     # What only the writer knows is never the caller's.
     own = {"_sdc_received_at", "_sdc_batched_at", "_sdc_load_id"}
     columns = [identifier(name) for name in given if name not in METADATA_COLUMNS]
@@ -298,15 +297,13 @@ def _stamped_query(rows: str, given: Sequence[str], helpers: Sequence[str], stam
             # A hash is stamped for all rows or for none: its expression is the most of what there is to plan.
             value = f"coalesce({name}, {value})" if name in stamps and name != "_sdc_row_hash" else name
         columns.append(f"cast({value} as {kind}) as {name}")
-    return f"select {', '.join([*columns, *map(identifier, helpers)])} from {rows}"
+    return f"select {', '.join(columns)} from {rows}"
 
 
-def _read(
-    con: duckdb.DuckDBPyConnection, query: str, helpers: Sequence[str], groups: RowGroups
-) -> Iterator[pa.RecordBatch]:
-    """The chunks of a query's rows, which all but `helpers` are for `groups`. Raises duckdb.Error."""
+def _read(con: duckdb.DuckDBPyConnection, query: str, groups: RowGroups) -> Iterator[pa.RecordBatch]:
+    """The chunks of a query's rows, whose columns `groups` will have. Raises duckdb.Error."""
     reader = con.sql(query).to_arrow_reader(_READ_ROWS)
-    groups.schema = pa.schema([field for field in reader.schema if field.name not in helpers])
+    groups.schema = reader.schema
     try:
         yield from reader
     except (OSError, pa.ArrowException) as error:

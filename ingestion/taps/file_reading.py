@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
 from ingestion.errors import UserError
 from ingestion.lake import first_line, identifier, literal, row_hash_sql
+from ingestion.taps.file_bytes import is_regular, read_to_end
 from ingestion.taps.file_config import FileStreamConfig
 
 RECORDS = "records"
@@ -40,7 +40,10 @@ _CHUNK = 1 << 20
 _OVERSIZE_PREFIX = 1000
 _DELIMITERS = ",;\t|:"
 # A value that DuckDB's JSON would not give back as written: trailing zeros, exponents, many digits, nested values.
-_INEXACT_JSON = re.compile(rb"[0-9]\.[0-9]*0\s*[,}]|[0-9][eE]|[0-9][0-9.]{14}|\.0000|-0|(?!^)[{\[]")
+_INEXACT_JSON = re.compile(
+    rb":[ \t]*(?:[{\[]|-0|-?[0-9.]{15}|-?[0-9]+(?:\.[0-9]*)?[eE]|-?[0-9]+\.(?:0000|[0-9]*0[ \t]*[,}]))"
+)
+_JSON_NUMBER = re.compile(rb"(:[ \t]*)(-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)(?=[ \t]*[,}])")
 _JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -120,6 +123,8 @@ class FileView:
     columns: list[str]
     query: str
     is_exact: Future[bool]
+    is_numbered: bool = False
+    """Whether the query has the records' numbers too, and some records may be in `rejects`."""
 
 
 @contextlib.contextmanager
@@ -127,6 +132,7 @@ def view_file(
     con: duckdb.DuckDBPyConnection,
     path: Path,
     config: FileStreamConfig,
+    work: Path,
     *,
     max_line_bytes: int,
     spelling: Mapping[str, str],
@@ -137,7 +143,13 @@ def view_file(
     None where DuckDB does not read the file directly. Otherwise as `read_file`, which is to be asked when the view was
     not exact, or its reading failed.
     """
-    with _faults(path, config), ThreadPoolExecutor(1, "tap-files") as pool:
+    make_rejects(con)
+    with (
+        _faults(path, config),
+        ThreadPoolExecutor(1, "tap-files") as pool,
+        _Sift(path, config, work, max_line_bytes) as sift,
+    ):
+        is_numbered = config.format == "jsonl"
         if config.format == "csv" and codecs.lookup(config.encoding).name == "utf-8":
             with _open(path, config.encoding) as file:
                 header = _checked_columns(_header(_CsvRecords(file, config, max_line_bytes)), config, spelling)
@@ -147,10 +159,13 @@ def view_file(
         elif config.format == "parquet":
             columns, query = _parquet_sql(con, path, config, spelling, deselected)
             is_exact = pool.submit(lambda: True)
+        elif is_numbered:
+            columns, query = _jsonl_sql(con, sift, config, spelling, deselected)
+            is_exact = pool.submit(lambda: True)
         else:
             yield None
             return
-        yield FileView(columns, query, is_exact)
+        yield FileView(columns, query, is_exact, is_numbered)
 
 
 @contextlib.contextmanager
@@ -318,87 +333,11 @@ def _select(columns: Sequence[str]) -> str:
 
 def _is_regular(path: Path, config: FileStreamConfig, max_line_bytes: int) -> bool:
     """Read the whole file once: is it what DuckDB reads exactly? Raises OSError for damaged compression."""
-    mark = config.delimiter.encode()
-    regular = codecs.lookup(config.encoding).name == "utf-8"
-    returns: bool | None = None
-    quotes = 0
-    rest = b""
-    with _open(path, config.encoding) as file:
-        while more := file.read(4 * _CHUNK):
-            if not regular:
-                continue  # Only the compression is still to be checked.
-            if returns is None and not rest:
-                more = more.removeprefix(codecs.BOM_UTF8)
-                regular = not more.startswith((b"\n", b"\r"))
-            end = more.rfind(b"\n") + 1
-            chunk, rest = (rest + more[:end], more[end:]) if end else (b"", rest + more)
-            if chunk and returns is None:
-                returns = b"\r" in chunk
-            regular = (
-                regular
-                and len(rest) <= max_line_bytes
-                and _lines_within(chunk, max_line_bytes)
-                and not _text_fault(chunk)
-                and _lines_end_alike(chunk, returns)
-                and not _blanks_at_quotes(chunk, quotes, mark)
-            )
-            # Many times quicker than bytes.count, where there are many.
-            quotes += np.count_nonzero(np.frombuffer(chunk, np.uint8) == ord('"'))
-    return regular and not _text_fault(rest) and b"\r" not in rest and not _blanks_at_quotes(rest, quotes, mark)
-
-
-def _lines_end_alike(chunk: bytes, returns: bool | None) -> bool:
-    r"""Whether all lines end in \r\n, or all in \n, and there is no other \r."""
-    if not returns:
-        return b"\r" not in chunk
-    return chunk.count(b"\r\n") == chunk.count(b"\n") == chunk.count(b"\r")
-
-
-def _lines_within(chunk: bytes, limit: int) -> bool:
-    """Whether no line of these whole lines is longer than `limit`; jumps from line end to line end."""
-    start = 0
-    while start < len(chunk):
-        end = chunk.rfind(b"\n", start, start + limit + 1)
-        if end < 0:
-            return False
-        start = end + 1
-    return True
-
-
-def _blanks_at_quotes(chunk: bytes, quotes_before: int, mark: bytes) -> bool:
-    """Whether blanks stand between a delimiter and a quote, outside of quotes: DuckDB takes those away.
-
-    What is inside is told by the number of quotes before it, in the file and in the line; where these disagree, the
-    answer is yes.
-    """
-    around = b"\r\n" + mark
-    counted = 0
-    # Looking for two bytes is quick; most texts have few of them.
-    for at in sorted((*_positions(chunk, b' "'), *_positions(chunk, b'" '))):
-        closes = chunk[at] == ord('"')
-        if closes:
-            start, beyond = at, at + 1
-            while chunk[beyond : beyond + 1] == b" ":
-                beyond += 1
-            if chunk[beyond : beyond + 1] not in (b"", b'"') and chunk[beyond] not in around:
-                continue
-        else:
-            start = len(chunk[chunk.rfind(b"\n", 0, at) + 1 : at].rstrip(b" ")) + chunk.rfind(b"\n", 0, at) + 1
-            if start and chunk[start - 1] not in around:
-                continue
-        quotes_before += chunk.count(b'"', counted, start)
-        counted = start
-        in_line = chunk.count(b'"', chunk.rfind(b"\n", 0, start) + 1, start)
-        if quotes_before % 2 == closes or in_line % 2 == closes:
-            return True
-    return False
-
-
-def _positions(chunk: bytes, text: bytes) -> Iterator[int]:
-    at = chunk.find(text)
-    while at >= 0:
-        yield at
-        at = chunk.find(text, at + 1)
+    with _decompressed(path) as file:
+        if codecs.lookup(config.encoding).name == "utf-8":
+            return is_regular(file, config.delimiter.encode(), max_line_bytes)
+        read_to_end(file)
+        return False
 
 
 class _CsvRecords:
@@ -525,36 +464,63 @@ def _read_jsonl(
     spelling: Mapping[str, str],
     deselected: frozenset[str],
 ) -> list[str]:
+    columns, query = _jsonl_sql(con, sift, config, spelling, deselected)
+    con.execute(
+        f"create or replace temp table {RECORDS} as select *, {row_hash_sql(columns)} as {ROW_HASH} from ({query})"
+    )
+    return columns
+
+
+def _jsonl_sql(
+    con: duckdb.DuckDBPyConnection,
+    sift: _Sift,
+    config: FileStreamConfig,
+    spelling: Mapping[str, str],
+    deselected: frozenset[str],
+) -> tuple[list[str], str]:
+    """The columns of a JSONL file, and a query for them as text and the line's number; adds to `rejects`."""
     clean = sift.jsonl()
     sift.load_rejects(con)
-    con.execute(
-        "create or replace temp table json_lines as select *, case"
-        " when not json_valid(line) then 'not JSON'"
-        " when json_type(line) <> 'OBJECT' then 'not a JSON object'"
-        " when len(json_keys(line)) <> len(list_distinct(json_keys(line))) then 'a key occurs twice in the object' end"
-        f" as fault from read_csv({literal(str(clean))}, columns = {{{LINE_NUMBER}: 'BIGINT', line: 'VARCHAR'}},"
+    lines = (
+        f"read_csv({literal(str(clean))}, columns = {{{LINE_NUMBER}: 'BIGINT', line: 'VARCHAR'}},"
         " auto_detect = false, header = false, delim = '\x01', quote = '', escape = '',"
         f" max_line_size = {2 * sift.max_line_bytes + 64})"
     )
-    con.execute(
-        f"insert into {REJECTS} select fault, null, cast(to_json({{'line': line}}) as varchar), {LINE_NUMBER}"
-        " from json_lines where fault is not null"
-    )
-    shapes = con.execute("select distinct json_keys(line) from json_lines where fault is null order by all").fetchall()
-    found = list(dict.fromkeys(name for (names,) in shapes for name in names))
-    spelled = _checked_columns(found, config, spelling) if shapes else found
+    keys = "case when json_valid(line) and starts_with(line, '{') then json_keys(line) end"
+    shapes = con.execute(f"select distinct {keys} from {lines} order by all").fetchall()
+    sound = [names for (names,) in shapes if names is not None and len(set(names)) == len(names)]
+    where = ""
+    if len(sound) < len(shapes):
+        con.execute(
+            f"insert into {REJECTS} select fault, null, cast(to_json({{'line': line}}) as varchar), {LINE_NUMBER}"
+            " from (select *, case when not json_valid(line) then 'not JSON'"
+            " when not starts_with(line, '{') then 'not a JSON object'"
+            " when len(json_keys(line)) <> len(list_distinct(json_keys(line)))"
+            f" then 'a key occurs twice in the object' end as fault from {lines}) where fault is not null"
+        )
+        where = f" where {LINE_NUMBER} not in (select line_number from {REJECTS})"
+    found = list(dict.fromkeys(name for names in sound for name in names))
+    spelled = _checked_columns(found, config, spelling) if sound else found
     chosen = {column: name for name, column in zip(found, spelled, strict=True) if column not in deselected}
     columns = list(chosen)
     paths = ", ".join(literal("/" + name.replace("~", "~0").replace("/", "~1")) for name in chosen.values())
     values = "".join(f"v[{number}] as {identifier(name)}, " for number, name in enumerate(columns, start=1))
     extracted = f"json_extract_string(line, [{paths}])" if columns else "null"
-    con.execute(
-        f"create or replace temp table {RECORDS} as select *, {row_hash_sql(columns)} as {ROW_HASH}"
-        f" from (select {values} {LINE_NUMBER}"
-        f" from (select {LINE_NUMBER}, {extracted} as v from json_lines where fault is null))"
-    )
-    con.execute("drop table json_lines")
-    return columns
+    return columns, (f"select {values} {LINE_NUMBER} from (select {LINE_NUMBER}, {extracted} as v from {lines}{where})")
+
+
+def _with_texts(line: bytes) -> bytes:
+    r"""A JSON object without \x01, with its numbers as texts, and its nested values too.
+
+    Raises ValueError when the line is no JSON object, or has a key twice; else what is wrong stays wrong.
+    """
+    parts = line.split(b'"')
+    outside = b'"'.join(parts[::2])
+    if b"\\" in line or not outside.startswith(b"{") or b"{" in outside[1:] or b"[" in outside:
+        return json.dumps(_json_fields(line.decode()), ensure_ascii=False).encode()
+    # Most objects have no escape and nothing nested: what is outside of quotes is every other part between them.
+    parts[::2] = _JSON_NUMBER.sub(b"\\1\x01\\2\x01", outside).split(b'"')
+    return b'"'.join(parts).replace(b"\x01", b'"')
 
 
 def _json_fields(line: str) -> dict[str, str | None]:
@@ -694,12 +660,13 @@ class _Sift:
                     _reject(rejects, number, line, None, self.max_line_bytes)
                     continue
                 fault = _text_fault(line)
-                if not fault and b"\x01" in line:
+                # DuckDB would take a comma before the end.
+                if not fault and (b"\x01" in line or line.removesuffix(b"}").rstrip(b" \t").endswith(b",")):
                     fault = "not JSON"
                 record = line
                 if not fault and _INEXACT_JSON.search(line):
                     try:
-                        record = json.dumps(_json_fields(line.decode()), ensure_ascii=False).encode()
+                        record = _with_texts(line)
                     except UnicodeEncodeError:
                         fault = "half of a surrogate pair is no text"
                     except (ValueError, RecursionError) as error:
@@ -759,13 +726,17 @@ class _Recoded:
         return self._decoder.decode(b"", final=True).encode(errors="surrogateescape")
 
 
+def _decompressed(path: Path) -> pa.NativeFile | io.FileIO:
+    """The decompressed bytes of a file. Reading raises OSError where compression is damaged or cut off."""
+    compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+    # Arrow's reader, because it checks frames and checksums to the end.
+    return pa.input_stream(str(path), compression=compression) if compression else io.FileIO(path)
+
+
 @contextlib.contextmanager
 def _open(path: Path, encoding: str) -> Iterator[_Readable]:
     """The decompressed bytes of a file, as UTF-8. Reading raises OSError where compression is damaged or cut off."""
-    compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
-    # Arrow's reader, because it checks frames and checksums to the end.
-    file = pa.input_stream(str(path), compression=compression) if compression else path.open("rb", buffering=0)
-    with file:
+    with _decompressed(path) as file:
         yield file if codecs.lookup(encoding).name == "utf-8" else _Recoded(file, encoding)
 
 

@@ -5,7 +5,7 @@ The checks are SQL over columns of text. They decide only whether a record is ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ingestion.lake import identifier, literal
@@ -51,6 +51,9 @@ _EXPONENT = r"[+-]?\d{1,10}(\.\d{0,10})?[eE]([+-]?0?\d|\+?1[0-3])"
 _NUMBER = _PLAIN + r"([eE][+-]?\d+)?"
 
 
+BOOLEANS = ("true", "false", "t", "f", "yes", "no", "y", "n", "1", "0")
+
+
 def _looks_like_sql(text: str, kind: str) -> str:
     """Whether a text is written as the type is, whatever its size."""
     if kind in {"integer", "bigint"}:
@@ -72,7 +75,7 @@ def _is_type_sql(text: str, kind: str) -> str:
             f" or (regexp_full_match({text}, '{_EXPONENT}') and try_cast({text} as decimal(38, 20)) = {money})))"
         )
     if kind == "boolean":
-        return f"lower({text}) in ('true', 'false', 't', 'f', 'yes', 'no', 'y', 'n', '1', '0')"
+        return f"lower({text}) in ({', '.join(map(literal, BOOLEANS))})"
     if kind == "date":
         return rf"(regexp_full_match({text}, '\d{{4}}-\d{{2}}-\d{{2}}') and try_cast({text} as date) is not null)"
     return f"({timestamp_sql(text)}) between timestamptz '1970-01-01 00:00:00Z' and timestamptz '2100-01-01 00:00:00Z'"
@@ -87,7 +90,7 @@ _SURE = {
     "integer": r"-?\d{1,9}",
     "bigint": r"-?\d{1,18}",
     "decimal": r"-?\d{1,14}(\.\d{1,4})?",
-    "boolean": r"true|false|t|f|yes|no|y|n|1|0",
+    "boolean": "|".join(BOOLEANS),
     "date": _DAY.replace(r"\d{4}", _YEAR),
     "timestamp": _DAY.replace(r"\d{4}", _YEAR)
     + rf"([ T]{_CLOCK}:[0-5]\d(\.\d{{1,6}})?(Z|[+-](0\d|1[01]):[0-5]\d)?)?"
@@ -109,15 +112,16 @@ class _Rule:
     breaks: str
 
 
-def _kinds(config: FileStreamConfig, columns: Sequence[str]) -> dict[str, str]:
+def kinds(config: FileStreamConfig, columns: Sequence[str]) -> dict[str, str]:
     """The declared types of a file's columns. A file without records may show no columns."""
-    kinds = dict(config.columns)
+    declared = dict(config.columns)
     if config.deleted_at:
-        kinds[config.deleted_at] = "timestamp"
-    return {name: kind for name, kind in kinds.items() if name in columns}
+        declared[config.deleted_at] = "timestamp"
+    return {name: kind for name, kind in declared.items() if name in columns}
 
 
-def _obligatory(config: FileStreamConfig, columns: Sequence[str]) -> list[str]:
+def obligatory(config: FileStreamConfig, columns: Sequence[str]) -> list[str]:
+    """The columns of a file in which no value may be missing."""
     return [name for name in dict.fromkeys((*config.keys, *config.not_empty)) if name in columns]
 
 
@@ -127,10 +131,10 @@ def _rules(config: FileStreamConfig, columns: Sequence[str]) -> list[_Rule]:
         # In CSV files they are found as bytes; here they may be written as an escape.
         for name in columns:
             rules.append(_Rule(name, literal(f"NUL character in {name}"), f"contains({identifier(name)}, chr(0))"))
-    for name in _obligatory(config, columns):
+    for name in obligatory(config, columns):
         reason = f"key {name} is missing" if name in config.keys else f"{name} is empty"
         rules.append(_Rule(name, literal(reason), f"coalesce(trim({identifier(name)}), '') = ''"))
-    for name, kind in _kinds(config, columns).items():
+    for name, kind in kinds(config, columns).items():
         # An empty field is a missing value, which only `keys` and `not_empty` forbid.
         text = f"trim({identifier(name)})"
         breaks = f"({text} <> '' and not coalesce({_is_type_sql(text, kind)}, false))"
@@ -146,14 +150,14 @@ def _article(kind: str) -> str:
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
-def suspect_sql(config: FileStreamConfig, columns: Sequence[str]) -> str:
+def _suspect_sql(config: FileStreamConfig, columns: Sequence[str]) -> str:
     """A cheap condition that all records fulfil which break a rule."""
-    kinds, obligatory = _kinds(config, columns), _obligatory(config, columns)
+    types, needed = kinds(config, columns), obligatory(config, columns)
     sure = {}
     for name in columns:
-        if name in kinds:
-            sure[name] = f"({_SURE[kinds[name]]})" + ("" if name in obligatory else "?")
-        elif name in obligatory:
+        if name in types:
+            sure[name] = f"({_SURE[types[name]]})" + ("" if name in needed else "?")
+        elif name in needed:
             sure[name] = _NOT_BLANK
         elif config.format != "csv":
             sure[name] = _ANY
@@ -165,12 +169,16 @@ def suspect_sql(config: FileStreamConfig, columns: Sequence[str]) -> str:
     return f"not regexp_full_match(concat({texts}), {literal(pattern)})"
 
 
-def broken_sql(config: FileStreamConfig, columns: Sequence[str], records: str) -> str | None:
+def broken_sql(
+    config: FileStreamConfig, columns: Sequence[str], records: str, unsure: Collection[str] | None = None
+) -> str | None:
     """A query for the records of relation `records` that break a rule; None when there is nothing to check.
 
-    Columns: reason, column_name, payload (the record as a JSON object), line_number.
+    Columns: reason, column_name, payload (the record as a JSON object), line_number. `unsure` are the columns whose
+    rules are still to be checked, where not all.
     """
-    rules = _rules(config, columns)
+    looked_at = [name for name in columns if unsure is None or name in unsure]
+    rules = _rules(config, looked_at)
     if not rules:
         return None
     choice = " ".join(
@@ -181,5 +189,5 @@ def broken_sql(config: FileStreamConfig, columns: Sequence[str], records: str) -
         "select fault.reason as reason, fault.column_name as column_name,"
         f" cast(to_json({{{fields}}}) as varchar) as payload, line_number"
         f" from (select *, _sdc_line_number as line_number, case {choice} end as fault"
-        f" from {identifier(records)} where {suspect_sql(config, columns)}) where fault is not null"
+        f" from {identifier(records)} where {_suspect_sql(config, looked_at)}) where fault is not null"
     )

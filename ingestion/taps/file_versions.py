@@ -17,13 +17,12 @@ import pyarrow.compute as pc
 
 from ingestion.lake import Batch, Lake, identifier, literal, row_hash_sql
 from ingestion.taps.file_config import FileStreamConfig
-from ingestion.taps.file_reading import LINE_NUMBER, RECORDS, REJECTS, ROW_HASH, FileFault, FileView, make_rejects
-from ingestion.taps.file_rules import broken_sql, suspect_sql, timestamp_sql
+from ingestion.taps.file_reading import LINE_NUMBER, RECORDS, REJECTS, ROW_HASH, FileFault, FileView
+from ingestion.taps.file_rules import broken_sql, timestamp_sql
+from ingestion.taps.file_sure import unsure_columns
 
 _ROWS = "file_rows"
 _QUARANTINE = "file_quarantine"
-_SUSPECT = "_sdc_suspect"
-_FINGERPRINT = "_sdc_fingerprint"
 _COMPARED_AT_ONCE = 1 << 24
 
 
@@ -146,18 +145,15 @@ def write_at_once(
     None, and nothing written, when it takes more: the view is not exact or cannot be read, or records are equal and
     have to be numbered.
     """
-    make_rejects(con)
     # A small file costs what its query costs to plan, so there is one, and no view. No record with a NUL stays.
     stamped = {
-        LINE_NUMBER: "cast(null as bigint)",
+        LINE_NUMBER: LINE_NUMBER if view.is_numbered else "cast(null as bigint)",
         "_sdc_occurrence": "cast(1 as bigint)",
         "_sdc_source_file": literal(file.name),
         ROW_HASH: row_hash_sql(view.columns, texts=True),
-        _SUSPECT: suspect_sql(config, view.columns),
     }
     names = [*map(identifier, view.columns), *(f"{value} as {name}" for name, value in stamped.items())]
-    versions = _versions_sql(config, view.columns, f"select {', '.join(names)} from ({view.query})")
-    rows = f"(select *, hash({ROW_HASH}) as {_FINGERPRINT} from ({versions}))"
+    rows = _versions_sql(config, view.columns, f"select {', '.join(names)} from ({view.query})")
     try:
         with _Fingerprints(work / "fingerprints") as fingerprints, con.cursor() as checks:
 
@@ -166,13 +162,14 @@ def write_at_once(
                 for chunk in chunks:
                     if view.is_exact.done() and not view.is_exact.result():
                         raise _NotSimple
-                    numbers = pa.array(np.arange(count, count + len(chunk), dtype=np.int64) + 1)
-                    count += len(chunk)
-                    at = chunk.schema.get_field_index(LINE_NUMBER)
-                    chunk = chunk.set_column(at, LINE_NUMBER, numbers)
-                    if pc.any(chunk[_SUSPECT]).as_py():
-                        chunk = _without_broken(checks, config, view.columns, chunk)
-                    fingerprints.add(chunk[_FINGERPRINT].to_numpy())
+                    if not view.is_numbered:
+                        numbers = pa.array(np.arange(count, count + len(chunk), dtype=np.int64) + 1)
+                        count += len(chunk)
+                        at = chunk.schema.get_field_index(LINE_NUMBER)
+                        chunk = chunk.set_column(at, LINE_NUMBER, numbers)
+                    if unsure := unsure_columns(config, view.columns, chunk):
+                        chunk = _without_broken(checks, config, view.columns, unsure, chunk)
+                    fingerprints.add(chunk[ROW_HASH])
                     yield chunk
                 if not view.is_exact.result() or fingerprints.repeat():
                     raise _NotSimple
@@ -181,14 +178,13 @@ def write_at_once(
             return lake.write(
                 con,
                 config.stream,
-                rows=rows,
-                columns=[*view.columns, *stamped, "_sdc_deleted_at", "_sdc_operation", _FINGERPRINT],
+                rows=f"({rows})",
+                columns=[*view.columns, *stamped, "_sdc_deleted_at", "_sdc_operation"],
                 quarantine=f"({_quarantine_sql(REJECTS, file)})",
                 batch_id=batch_id(config, file, None),
                 origin=_origin(file, None),
                 extracted_at=extracted_at,
                 through=_reading(through),
-                helpers=(_SUSPECT, _FINGERPRINT),
             )
     except _NotSimple:
         return None
@@ -209,20 +205,27 @@ def _reading(
 
 
 def _without_broken(
-    checks: duckdb.DuckDBPyConnection, config: FileStreamConfig, columns: Sequence[str], chunk: pa.RecordBatch
+    checks: duckdb.DuckDBPyConnection,
+    config: FileStreamConfig,
+    columns: Sequence[str],
+    unsure: Sequence[str],
+    chunk: pa.RecordBatch,
 ) -> pa.RecordBatch:
-    """Move those of the suspect records that do break a rule to `rejects`; return the others with all that are sure."""
-    suspects = chunk.filter(chunk[_SUSPECT])
-    checks.register("suspects", suspects)
-    (first, last) = (chunk[LINE_NUMBER][at].as_py() for at in (0, -1))
-    checks.execute(f"insert into {REJECTS} {broken_sql(config, columns, 'suspects')}").fetchall()
+    """Move the records that break a rule of an unsure column to `rejects`; return the others."""
+    query = broken_sql(config, columns, "chunk", unsure)
+    assert query
+    checks.register("chunk", chunk)
+    first, last = (chunk[LINE_NUMBER][at].as_py() for at in (0, -1))
+    checks.execute(f"insert into {REJECTS} {query}").fetchall()
     found = checks.execute(f"select line_number from {REJECTS} where line_number between {first} and {last}").fetchall()
-    checks.unregister("suspects")
+    checks.unregister("chunk")
+    if not found:
+        return chunk
     return chunk.filter(pc.invert(pc.is_in(chunk[LINE_NUMBER], pa.array([number for (number,) in found], pa.int64()))))
 
 
 class _Fingerprints:
-    """64-bit hashes of rows, kept on disk; equal rows have equal ones."""
+    """64 bits of each row's hash, kept on disk; equal rows have equal ones."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -236,10 +239,14 @@ class _Fingerprints:
         self._file.close()
         self._path.unlink()
 
-    def add(self, fingerprints: np.ndarray) -> None:
-        """Append some."""
-        self._count += len(fingerprints)
-        self._file.write(fingerprints.tobytes())
+    def add(self, hashes: pa.StringArray) -> None:
+        """Append those of some rows, whose hashes have 32 hexadecimal digits."""
+        _, ends, text = hashes.buffers()
+        start = np.frombuffer(ends, np.int32)[hashes.offset]
+        # Each half of a half has 32 bits; the odd factor spreads them.
+        halves = np.frombuffer(text, np.uint64, 4 * len(hashes), start).reshape(-1, 4)
+        self._count += len(hashes)
+        self._file.write((halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ halves[:, 1]).tobytes())
 
     def repeat(self) -> bool:
         """Whether two are equal; in bounded memory, whatever their number."""

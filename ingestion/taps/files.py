@@ -198,6 +198,7 @@ class FileStream(LakeStream):
             workplace.con,
             path,
             self.file_config,
+            workplace.folder,
             max_line_bytes=self.config["max_line_bytes"],
             spelling=self._spelling,
             deselected=self._deselected,

@@ -156,6 +156,21 @@ def test_json_values_come_back_as_written(objects):
         assert sorted(value for value in row if value is not None) == sorted(fields.values())
 
 
+def test_a_comma_before_the_end_is_no_json():
+    rows, numbers, _ = read(b'{"a": 1}\n{"a": 2,}\n{"a": 3.50, }\n{"a": "x,"}\n', "jsonl")
+    assert (rows, numbers) == ([("1",), ("x,",)], [1, 4])
+
+
+def test_numbers_come_back_as_written_beside_texts_that_look_like_them():
+    rows, _, rejects = read(
+        b'{"a": 1.50, "b": "x: 2.50, \xc3\xa9", "c": -0, "d": 01}\n{"a":1e5,"b":": 3.0}"}\n', "jsonl"
+    )
+    assert rows == [("1e5", ": 3.0}")]
+    assert len(rejects) == 1
+    rows, _, _ = read(b'{"a": 1.50, "b": "x: 2.50, \xc3\xa9", "c": -0}\n{"a":12345678901234567890}\n', "jsonl")
+    assert rows == [("1.50", "x: 2.50, é", "-0"), ("12345678901234567890", None, None)]
+
+
 @pytest.mark.parametrize("text", ["", "x", "[1]", '{"a" 1}', '{"a": 1,}', '{"a": 1} 2', '{"a": 1, "a": 2}', "{1: 2}"])
 def test_what_is_no_object_has_no_fields(text):
     with pytest.raises(ValueError):
