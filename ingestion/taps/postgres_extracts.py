@@ -175,6 +175,10 @@ def without_null_keys(columns: Sequence[Column], keys: Sequence[str], converted:
     return Converted(rows.filter(valid), unfit, kept)
 
 
+class Rewritten(Exception):
+    """A table was truncated or rewritten after the snapshot that it was to be read in, where it now looks empty."""
+
+
 @dataclass
 class Extract:
     """Reads a table within one snapshot and appends to the lake what that does not hold yet."""
@@ -190,14 +194,28 @@ class Extract:
     def full(self, position: Position) -> Iterator[Batch]:
         """The whole table: appended where the lake has nothing, else compared with it.
 
-        `position` gives a batch's position by whether the extract is complete with it.
+        `position` gives a batch's position by whether the extract is complete with it. Raises Rewritten, only where a
+        snapshot is given.
         """
         with Snapshot(self.server, self._subject, snapshot=self.snapshot) as snapshot:
+            if self.snapshot:
+                self._check_rewritten(snapshot)
             queries = self._queries(snapshot)
             if any(batch.rows_loaded or batch.rows_quarantined for batch in self.target.manifest):
                 yield from self._compared(snapshot, queries, position, lambda: [held_files(self.target.manifest)])
             else:
                 yield from self._appended(snapshot, queries, position)
+
+    def _check_rewritten(self, snapshot: Snapshot) -> None:
+        """Compare the table's file as it was with that of now; the query locks the table against others later."""
+        table = self.target.table
+        (is_same,) = snapshot.values(
+            "select bool_and(nullif(relfilenode, 0) is not distinct from pg_relation_filenode(oid))"
+            f" and not exists (select from {table.sql} limit 0) as is_same"
+            f" from pg_class where oid = {table.oid} or oid in (select relid from pg_partition_tree({table.oid}))"
+        )
+        if not is_same:
+            raise Rewritten
 
     def _queries(self, snapshot: Snapshot) -> list[str]:
         table, target = self.target.table, self.target

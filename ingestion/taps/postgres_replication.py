@@ -29,7 +29,7 @@ from ingestion.lake.definition import replace_file
 from ingestion.taps.postgres_catalog import Table
 from ingestion.taps.postgres_changes import COMPARE_ALL, ChangedTable
 from ingestion.taps.postgres_connection import Connection, DatabaseError, Server
-from ingestion.taps.postgres_extracts import WORK, Extract, TableLake
+from ingestion.taps.postgres_extracts import WORK, Extract, Rewritten, TableLake
 from ingestion.taps.postgres_log import (
     PLUGIN,
     REPLICATION_SETTINGS,
@@ -53,6 +53,8 @@ METHOD = "LOG_BASED"
 SLOTS = "_slots"
 # All open batches together keep at most so much of their rows in memory.
 _OPEN_BYTES = 128 * 1024 * 1024
+# For tables that are truncated or rewritten between a snapshot and their turn in it.
+_MOST_SNAPSHOTS = 5
 
 
 class LogStream(Protocol):
@@ -277,9 +279,19 @@ class Replication:
             for batch in unsent[stream.name]:
                 stream.send(batch)
         new = [stream for stream in healthy if (place := places[stream.name]) is None or not place.complete]
-        if slot is None or new:
-            self._snapshots(log, slot is None, system, new, tables, places)
-        log.close()
+        is_first = slot is None
+        for _ in range(_MOST_SNAPSHOTS):
+            if is_first or new:
+                new = self._snapshots(log, is_first, system, new, tables, places)
+            is_first = False
+            log.close()
+            if not new:
+                break
+            log = self._log()
+        for stream in new:
+            places[stream.name] = None
+            what = "was truncated or rewritten again and again while it was to be read; run again later"
+            stream.fault(UserError(f"stream {stream.name}: {stream.table.label} {what}"))
         followed = [self._followed(stream, place) for stream in healthy if (place := places[stream.name]) is not None]
         if followed:
             try:
@@ -507,8 +519,8 @@ class Replication:
         streams: Sequence[LogStream],
         tables: Mapping[str, str],
         places: dict[str, Position | None],
-    ) -> None:
-        """Give the streams a place by reading their tables as they are there."""
+    ) -> list[LogStream]:
+        """Give the streams a place by reading their tables as they are there; those that need another snapshot."""
         self.logger.info("waiting for open transactions to end, for a snapshot")
         if is_first:
             snapshot = log.create_slot(self.slot_name)
@@ -516,8 +528,9 @@ class Replication:
         else:
             snapshot = log.create_slot(f"{self.slot_name[:40]}_{os.getpid()}", temporary=True)
         self._catch_up([(stream, place) for stream in streams if (place := places[stream.name])], snapshot.lsn)
+        again = []
         for stream in streams:
-            places[stream.name] = None
+            caught_up, places[stream.name] = places[stream.name], None
             with _faults(stream, self.server):
                 stream.refresh()
                 table = tables[stream.name]
@@ -530,11 +543,18 @@ class Replication:
                     ):
                         stream.send(batch)
                     stream.move(position.fields())
+                except Rewritten:
+                    again.append(stream)
+                    if caught_up:
+                        places[stream.name] = replace(caught_up, lsn=snapshot.lsn)
+                        self._unsure[stream.name] = frozenset(self._definitions[stream.table.oid])
+                    continue
                 finally:
                     if target.writer.is_open:
                         target.writer.abandon()
                 places[stream.name] = position
                 self.logger.info("%s: %s rows in the snapshot", stream.name, target.counts.read)
+        return again
 
     def _catch_up(self, streams: Sequence[tuple[LogStream, Position]], lsn: int) -> None:
         """Follow the log up to a snapshot, for streams whose tables are then compared with it."""

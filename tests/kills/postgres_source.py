@@ -252,17 +252,18 @@ class PostgresSource:
         """Raw has what was there when the table was read as a whole, then every version, once and in order."""
         key = f"concat_ws(',', {', '.join(KEYS[table])})"
         rows = con.execute(
-            f"select {key}, _sdc_operation, n, _sdc_sequence = _sdc_load_id, _sdc_load_id"
-            f" from raw_shop.{table} order by _sdc_load_id, _sdc_sequence"
+            f"select {key}, _sdc_operation, n, _sdc_load_id from raw_shop.{table} order by _sdc_load_id, _sdc_sequence"
         ).fetchall()
-        snapshot = max(load_id for *_, is_snapshot, load_id in rows if is_snapshot)
-        [(lsn,)] = con.execute(
-            "select origin ->> '$.position.lsn' from ops.loads where load_id = $load", {"load": snapshot}
-        ).fetchall()
+        # The table may have been empty then.
+        snapshot, lsn = con.execute(
+            "select load_id, origin ->> '$.position.lsn' from ops.loads where source = 'shop' and stream = $stream"
+            " and (origin ->> '$.appended')::boolean order by load_id desc limit 1",
+            {"stream": table},
+        ).fetchall()[0]
         start = int(lsn.split("/")[0], 16) << 32 | int(lsn.split("/")[1], 16)
         held: dict[str, int] = {}
         logged: defaultdict[str, list[tuple[str, int | None]]] = defaultdict(list)
-        for text, operation, n, _, load_id in rows:
+        for text, operation, n, load_id in rows:
             if load_id > snapshot:
                 logged[text].append((operation, n if operation == "upsert" else None))
             elif operation == "upsert":
