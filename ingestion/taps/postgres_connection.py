@@ -29,8 +29,8 @@ READING_OPTIONS = {
     "row_security": "off",
 }
 CONNECT_TIMEOUT_SECONDS = "10"
-# More does not read faster, and two batches of this size are in memory at once.
-ARROW_BATCH_BYTES = 16 * 1024 * 1024
+# More does not read faster, and some batches of this size are in memory at once.
+ARROW_BATCH_BYTES = 4 * 1024 * 1024
 
 _NAMES = {"host": "host", "port": "port", "user": "user", "password": "password", "database": "dbname"}
 

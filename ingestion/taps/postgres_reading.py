@@ -1,4 +1,4 @@
-"""Reads tables through Arrow: one snapshot, record batches, the next one while the last is used."""
+"""Reads tables through Arrow: one snapshot, record batches, the next ones while the last is used."""
 
 from __future__ import annotations
 
@@ -77,8 +77,7 @@ class Snapshot:
         yield from self._read(list(zip(connections, queries, strict=True)))
 
     def _read(self, queries: Sequence[tuple[ArrowConnection, str]]) -> Iterator[pa.RecordBatch]:
-        # One finished batch waits while another is used: more would only take memory.
-        batches: queue.Queue[pa.RecordBatch | BaseException | None] = queue.Queue(maxsize=1)
+        batches: queue.Queue[pa.RecordBatch | BaseException | None] = queue.Queue(maxsize=_WAITING_BATCHES)
         stopped = threading.Event()
 
         def put(item: pa.RecordBatch | BaseException | None) -> bool:
