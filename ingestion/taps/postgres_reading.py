@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from adbc_driver_postgresql.dbapi import Connection as ArrowConnection
 
 _END = None
+# Reading goes on while a row group is written; more would only take memory.
+_WAITING_BATCHES = 4
 
 
 class Snapshot:
