@@ -20,7 +20,7 @@ from ingestion.taps.file_rules import BOOLEANS, kinds, obligatory
 _DIGITS = {"integer": 9, "bigint": 18, "decimal": 14}
 _DECIMALS = 4
 _FROM, _UNTIL = datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
-_BOOLEANS = pa.array([*BOOLEANS, "", None])
+_BOOLEANS = [*BOOLEANS, "", None]
 
 
 def unsure_columns(config: FileStreamConfig, columns: Sequence[str], chunk: pa.RecordBatch) -> list[str]:
@@ -45,7 +45,7 @@ def _is_sure(texts: pa.StringArray, kind: str | None, is_needed: bool, source: s
         # In a CSV file there is no NUL, as its bytes tell.
         return (source == "csv" or content.min() > 0) and not (is_needed and np.any(content[ends[:-1]] == ord(" ")))
     if kind == "boolean":
-        return bool(pc.all(pc.is_in(texts, _BOOLEANS)).as_py())
+        return bool(pc.all(pc.is_in(texts, pa.array(_BOOLEANS))).as_py())
     if kind in ("timestamp", "date"):
         return _are_moments(texts, content, np.diff(ends), kind)
     return _are_numbers(content, ends, kind)

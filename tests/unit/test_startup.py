@@ -40,9 +40,9 @@ def schema(stream: str) -> str:
     return json.dumps(message) + "\n"
 
 
-def test_tap_postgres_imports_no_arrow_no_duckdb_and_no_adbc_until_it_reads():
-    imports = "import sys, ingestion.taps.postgres\n"
-    modules = set(python(ONLY_WHAT_IS_USED + imports + LOADED).split())
+@pytest.mark.parametrize("module", ["ingestion.taps.files", "ingestion.taps.postgres"])
+def test_a_tap_imports_no_arrow_no_duckdb_and_no_adbc_until_it_reads(module):
+    modules = set(python(f"{ONLY_WHAT_IS_USED}import sys, {module}\n{LOADED}").split())
     assert "singer_sdk.tap_base" in modules
     assert not (HEAVY | UNUSED) & modules
 
