@@ -78,3 +78,12 @@
 {% macro add_days(day, days) -%}
     cast({{ dateadd('day', days, day) }} as date)
 {%- endmacro %}
+
+{#- The quarter of an hour in which a UTC timestamp lies, by its beginning. -#}
+{% macro quarter_hour(expression) -%}
+    {{ adapter.dispatch('quarter_hour')(expression) }}
+{%- endmacro %}
+
+{% macro duckdb__quarter_hour(expression) -%}
+    time_bucket(interval '15 minutes', {{ expression }})
+{%- endmacro %}

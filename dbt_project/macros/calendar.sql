@@ -1,0 +1,26 @@
+{#- Weeks and months of the shop's days; standard SQL over the macros of engine/times.sql. -#}
+
+{#- The Monday of a date's ISO week. -#}
+{% macro first_of_week(day) -%}
+    {{ add_days(day, '1 - ' ~ day_of_week(day)) }}
+{%- endmacro %}
+
+{#- The first day of a date's month. -#}
+{% macro first_of_month(day) -%}
+    make_date(cast(extract(year from {{ day }}) as integer), cast(extract(month from {{ day }}) as integer), 1)
+{%- endmacro %}
+
+{#- The last day of a date's month. -#}
+{% macro last_of_month(day) -%}
+    {{ add_days(dateadd('month', 1, first_of_month(day)), -1) }}
+{%- endmacro %}
+
+{#- Months since the year 0, so that their difference is a number of months. -#}
+{% macro month_number(day) -%}
+    cast(extract(year from {{ day }}) * 12 + extract(month from {{ day }}) as integer)
+{%- endmacro %}
+
+{#- Days from one date to a later one. -#}
+{% macro days_between(first_day, last_day) -%}
+    cast({{ datediff(first_day, last_day, 'day') }} as integer)
+{%- endmacro %}
