@@ -26,6 +26,10 @@ MART_KEYS = {
     "dim_date": ["date_id"],
     "mart_daily_sales": ["date_id"],
     "mart_money_reconciliation": ["date_id"],
+    "mart_kpis": ["grain", "period_start"],
+    "mart_customers": ["user_id"],
+    "mart_cohort_retention": ["cohort_month", "months_since"],
+    "mart_product_recommendations": ["product_id", "rank"],
 }
 #: Columns that depend on when the machine loaded the data, not on the data.
 WALL_CLOCK_COLUMNS = {"mart_money_reconciliation": ["quarantined_rows"]}

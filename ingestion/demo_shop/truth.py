@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingestion.demo_shop import reading, words
+from ingestion.demo_shop import reading, truth_customers, words
 from ingestion.demo_shop.postgres import OrderDatabase
 
 TIME_ZONE = "Europe/Berlin"
@@ -29,8 +29,10 @@ _EMAIL = r"[a-z0-9._%+-]+@[a-z0-9.-]+\.[a-z]{2,}"
 _MONEY = pd.ArrowDtype(pa.decimal128(18, 4))
 _MONEY_COLUMNS = {
     *("amount", "shipping_cost", "shipping_amount", "price", "sales", "shipping", "refunds", "adjustments"),
-    *("net_sales", "raw_net_value", "difference"),
+    *("net_sales", "raw_net_value", "difference", "revenue", "average_order_value", "lifetime_value"),
 }
+_RATIO = pd.ArrowDtype(pa.decimal128(18, 6))
+_RATIO_COLUMNS = {"conversion_rate", "retention_rate", "support", "confidence", "lift"}
 
 
 def compute(source: Path) -> dict[str, pd.DataFrame]:
@@ -57,6 +59,16 @@ def marts(source: reading.Source) -> dict[str, pd.DataFrame]:
         "mart_daily_sales": facts.daily_sales(),
         "mart_money_reconciliation": facts.reconciliation(),
     }
+    # An event's deliveries say the same of who and when.
+    events = source.events.drop_duplicates("event_id")
+    result |= truth_customers.marts(
+        facts.sales,
+        facts.refunds,
+        facts.adjustments,
+        events.assign(date_id=date_ids(events["occurred_at"])),
+        set(users["user_id"]) - {UNKNOWN},
+        UNKNOWN,
+    )
     return {name: _finished(table) for name, table in result.items()}
 
 
@@ -466,22 +478,22 @@ def _date_of(date_id: pd.Series) -> pd.Series:
 
 
 def _finished(table: pd.DataFrame) -> pd.DataFrame:
-    """Ten-thousandths as decimals."""
-    changed = {
-        column: pd.Series(_decimals(table[column]), index=table.index, dtype=_MONEY)
-        for column in table.columns
-        if column in _MONEY_COLUMNS
-    }
+    """Ten-thousandths of money and millionths of ratios as decimals."""
+    changed = {}
+    for columns, dtype in ((_MONEY_COLUMNS, _MONEY), (_RATIO_COLUMNS, _RATIO)):
+        for column in columns.intersection(table.columns):
+            decimals = _decimals(table[column], dtype.pyarrow_dtype)
+            changed[column] = pd.Series(decimals, index=table.index, dtype=dtype)
     return table.assign(**changed)
 
 
-def _decimals(ten_thousandths: pd.Series) -> pa.Array:
-    """Exact decimal128(18,4) of whole ten-thousandths: both are 128-bit integers underneath."""
-    missing = ten_thousandths.isna().to_numpy()
-    low = ten_thousandths.fillna(0).astype("int64").to_numpy()
+def _decimals(whole: pd.Series, dtype: pa.Decimal128Type) -> pa.Array:
+    """Exact decimals of whole numbers of their last digit: both are 128-bit integers underneath."""
+    missing = whole.isna().to_numpy()
+    low = whole.fillna(0).astype("int64").to_numpy()
     words_of = np.column_stack([low, low >> 63])
     valid = pa.array(~missing).buffers()[1]
-    return pa.Array.from_buffers(pa.decimal128(18, 4), len(low), [valid, pa.py_buffer(words_of.tobytes())])
+    return pa.Array.from_buffers(dtype, len(low), [valid, pa.py_buffer(words_of.tobytes())])
 
 
 def _arrow(table: pd.DataFrame) -> pa.Table:
