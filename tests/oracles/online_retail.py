@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from tests.oracles import online_retail_customers
+
 COLUMNS = ["InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country"]
 UNITS = 10_000
 UNITS_PER_PENNY = 100
@@ -53,7 +55,7 @@ def read_lines(folder: Path) -> pd.DataFrame:
 def compute(folder: Path) -> dict[str, pd.DataFrame]:
     """The marts for the files below `folder`, each ordered by its key; and three tables for checking.
 
-    Money is Decimal with four places, timestamps are naive UTC, ids are text. Beside the marts: `raw_by_month` (month,
+    Money is Decimal with four places, ratios with six, timestamps are naive UTC, ids are text. Beside the marts: `raw_by_month` (month,
     lines, net_value, straight from the files), `net_by_month` (month, net_value, from the marts' parts) and
     `sales_by_category_2011`, the result of the design's sales query.
     """
@@ -101,6 +103,7 @@ def compute(folder: Path) -> dict[str, pd.DataFrame]:
         ),
         "sales_by_category_2011": _sales_by_category(fact_orders, dim_products, 2011),
     }
+    result |= online_retail_customers.compute(fact_orders, fact_refunds, fact_adjustments, dim_users, UNKNOWN)
     keys = {
         "fact_orders": "order_line_id",
         "fact_refunds": "refund_line_id",
@@ -377,16 +380,21 @@ _MONEY = {
     "difference",
     "net_value",
     "total_sales",
+    "revenue",
+    "average_order_value",
+    "lifetime_value",
 }
+_RATIOS = {"conversion_rate", "retention_rate", "support", "confidence", "lift"}
 
 
 def _with_decimals(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with its money columns turned from units into Decimal pounds of four places."""
+    """The frame with its money turned from units into Decimal pounds of four places, its ratios from millionths."""
     frame = frame.copy()
-    for column in _MONEY.intersection(frame.columns):
-        frame[column] = pd.Series(
-            [None if pd.isna(value) else Decimal(int(value)).scaleb(-4) for value in frame[column]],
-            index=frame.index,
-            dtype=object,
-        )
+    for columns, places in ((_MONEY, 4), (_RATIOS, 6)):
+        for column in columns.intersection(frame.columns):
+            frame[column] = pd.Series(
+                [None if pd.isna(value) else Decimal(int(value)).scaleb(-places) for value in frame[column]],
+                index=frame.index,
+                dtype=object,
+            )
     return frame
