@@ -1,6 +1,5 @@
--- A basket of n products has n (n + 1) / 2 pairs, each product with itself included, and no order is
--- larger than the limit. Otherwise pairs are missing or repeated, or one order outweighs all
--- others.
+-- A basket of n products has n (n + 1) / 2 pairs, each product with itself included, and none is
+-- larger than the limit. Otherwise pairs are missing or repeated, or one order outweighs the rest.
 
 with
 

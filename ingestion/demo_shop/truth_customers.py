@@ -1,7 +1,7 @@
-"""What the marts about customers should hold: KPIs, customers, cohorts and recommendations (docs/contracts.md, "Marts").
+"""What the marts about customers should hold: KPIs, customers, cohorts, recommendations (docs/contracts.md, "Marts").
 
-Plain Python over the truth's own facts: sets of people, sorted lists and counters, where the warehouse has windows and joins.
-Money is in ten-thousandths, ratios in millionths; both whole numbers (Int64, null where there is none).
+Plain Python over the truth's own facts: sets of people, sorted lists and counters, where the warehouse has windows and
+joins. Money is in ten-thousandths, ratios in millionths; both whole numbers (Int64, null where there is none).
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def marts(
 ) -> dict[str, pd.DataFrame]:
     """The four marts by name, each by its key.
 
-    The facts are as in the contract, with money in ten-thousandths; `events` has one row per event with user_id and date_id
-    (None: the shop has no events); `users` are the known ones; `unknown` is the unknown member's id.
+    The facts are as in the contract, with money in ten-thousandths; `events` has one row per event with user_id and
+    date_id (None: the shop has no events); `users` are the known ones; `unknown` is the unknown member's id.
     """
     bought = list(_purchases(sales, unknown).values())
     money = _money_by_day(sales, refunds, adjustments)
@@ -117,9 +117,7 @@ def _purchases(sales: pd.DataFrame, unknown: Any) -> dict[Any, Purchase]:
     return found
 
 
-def _money_by_day(
-    sales: pd.DataFrame, refunds: pd.DataFrame, adjustments: pd.DataFrame
-) -> dict[date, tuple[int, int]]:
+def _money_by_day(sales: pd.DataFrame, refunds: pd.DataFrame, adjustments: pd.DataFrame) -> dict[date, tuple[int, int]]:
     """Sales and revenue of each day that has any."""
     sold: Counter[date] = Counter()
     revenue: Counter[date] = Counter()

@@ -35,9 +35,7 @@ def expected_marts(data: Path, out: Path) -> dict[str, pd.DataFrame]:
         table = pa.Table.from_pandas(frame, preserve_index=False)
         # Arrow takes the digits that occur; the marts have 18, of which 4 or 6 are after the point.
         decimals = {
-            field.name: pa.decimal128(18, field.type.scale)
-            for field in table.schema
-            if pa.types.is_decimal(field.type)
+            field.name: pa.decimal128(18, field.type.scale) for field in table.schema if pa.types.is_decimal(field.type)
         }
         table = table.cast(pa.schema([field.with_type(decimals.get(field.name, field.type)) for field in table.schema]))
         pq.write_table(table, out / f"{name}.parquet")

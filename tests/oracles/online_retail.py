@@ -55,9 +55,9 @@ def read_lines(folder: Path) -> pd.DataFrame:
 def compute(folder: Path) -> dict[str, pd.DataFrame]:
     """The marts for the files below `folder`, each ordered by its key; and three tables for checking.
 
-    Money is Decimal with four places, ratios with six, timestamps are naive UTC, ids are text. Beside the marts: `raw_by_month` (month,
-    lines, net_value, straight from the files), `net_by_month` (month, net_value, from the marts' parts) and
-    `sales_by_category_2011`, the result of the design's sales query.
+    Money is Decimal with four places, ratios with six, timestamps are naive UTC, ids are text. Beside the marts:
+    `raw_by_month` (month, lines, net_value, straight from the files), `net_by_month` (month, net_value, from the marts'
+    parts) and `sales_by_category_2011`, the result of the design's sales query.
     """
     lines = _classified(read_lines(folder))
     orders = _orders(lines)

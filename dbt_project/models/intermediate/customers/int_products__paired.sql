@@ -1,5 +1,6 @@
-{#- Kept order by order, so that a run pairs the products of touched orders only; what remains for the
-    mart is to count. Each product is also paired with itself, which counts its orders in the same pass. -#}
+{#- Kept order by order, so that a run pairs the products of touched orders only; what remains for
+    the mart is to count. Each product is also paired with itself, which counts its orders in the
+    same pass. -#}
 {{ config(incremental_strategy='append') }}
 
 with

@@ -1,4 +1,5 @@
-{#- Made in full on each run: a late first order moves a customer to another cohort. It reads one row per order. -#}
+{#- Made in full on each run: a late first order moves a customer to another cohort. It reads one
+    row per order. -#}
 with
 
 purchases as (

@@ -1,5 +1,5 @@
-{#- Made in full on each run: every new day moves every customer's recency, and scores compare all customers. It reads one row
-    per order, not per line (DECISIONS.md has the time). -#}
+{#- Made in full on each run: every new day moves every customer's recency, and scores compare all
+    customers. It reads one row per order, not per line (DECISIONS.md has the time). -#}
 with
 
 orders as (

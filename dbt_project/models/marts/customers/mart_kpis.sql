@@ -1,5 +1,6 @@
-{#- Made in full on each run: people counted by week and month do not add up from days, and a late event may fall into any of
-    them. It reads one row per order, and three columns of the events (DECISIONS.md has the time). -#}
+{#- Made in full on each run: people counted by week and month do not add up from days, and a late
+    event may fall into any of them. It reads one row per order, and three columns of the events
+    (DECISIONS.md has the time). -#}
 with
 
 events as (
@@ -240,11 +241,8 @@ mart_kpis as (
         {{ average_money('periods.purchased_amount', 'periods.orders_count') }}
             as average_order_value,
         cast(coalesce(people.buyers, 0) as bigint) as buyers,
-        {%- if has_entity('events') %}
-        cast(coalesce(people.visitors, 0) as bigint) as visitors,
-        {%- else %}
-        cast(null as bigint) as visitors,
-        {%- endif %}
+        cast({{ 'coalesce(people.visitors, 0)' if has_entity('events') else 'null' }} as bigint)
+            as visitors,
         cast(coalesce(people.active_users, 0) as bigint) as active_users,
         {{ ratio('people.buying_visitors', 'people.visitors') }} as conversion_rate
     from periods

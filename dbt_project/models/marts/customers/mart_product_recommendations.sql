@@ -1,5 +1,5 @@
-{#- Made in full on each run: an order more changes every lift. The pairs are kept incrementally, so what is left is one
-    count over them (DECISIONS.md has the time). -#}
+{#- Made in full on each run: an order more changes every lift. The pairs are kept incrementally, so
+    what is left is one count over them (DECISIONS.md has the time). -#}
 with
 
 orders as (
