@@ -54,6 +54,7 @@ event_days as (
     from timed_events
     inner join quarter_hours
         on timed_events.quarter_hour = quarter_hours.quarter_hour
+    where timed_events.user_id is not null
     group by
         timed_events.user_id,
         quarter_hours.day
@@ -62,7 +63,7 @@ event_days as (
 used_days as (
     select date as day from daily_sales
     union all
-    select day from event_days
+    select day from quarter_hours
 ),
 
 span as (
@@ -95,13 +96,12 @@ visits_and_purchases as (
     union all
 
     select
-        purchases.user_id,
-        purchases.day,
+        user_id,
+        day,
         0 as has_visited,
         1 as has_bought
     from purchases
-    inner join users
-        on purchases.user_id = users.user_id
+    where user_id <> {{ unknown_id('user') }}
 ),
 
 user_days as (
