@@ -79,6 +79,18 @@ def test_every_moment_is_judged_as_by_the_rules(con, text):
             assert unsure_columns(config(kind), ["v"], chunk([text])) == ["v"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        *(("decimal", text) for text in ("1.23451", "100000000000000", "100000000000000.1", "1.2.3", "1.-2", "-")),
+        *(("integer", text) for text in ("2147483648", "1-2", "-")),
+        ("bigint", "9223372036854775808"),
+    ],
+)
+def test_numbers_that_the_type_does_not_hold_are_unsure(kind, text):
+    assert unsure_columns(config(kind), ["v"], chunk(["1", text])) == ["v"]
+
+
 @pytest.mark.parametrize("texts", [["x", ""], ["x", None], ["x", " "], [" x"]])
 def test_what_may_be_blank_is_unsure_where_it_must_not_be(texts):
     assert unsure_columns(config(None, needed=True), ["v"], chunk(texts)) == ["v"]
@@ -102,6 +114,12 @@ def test_pieces_make_no_difference(parts, size, mark):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(file_bytes, "_READ_BYTES", size)
         assert is_regular(io.BytesIO(content), b",", 20) == whole
+
+
+@pytest.mark.parametrize("size", [8, 64])
+def test_a_quote_that_was_opened_in_an_earlier_piece_counts(monkeypatch, size):
+    monkeypatch.setattr(file_bytes, "_READ_BYTES", size)
+    assert not is_regular(io.BytesIO(b'"x\nb", "c"\n'), b",", 20)
 
 
 @pytest.mark.parametrize("content", [b"\r\n\xff", b"a\n" * 50 + b"\0" + b"b\n" * 50, b"a" * 100])
