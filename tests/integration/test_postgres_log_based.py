@@ -203,24 +203,21 @@ def test_an_interrupted_snapshot_is_begun_anew_and_adds_only_what_is_missing(fol
     assert len(follower.versions("things", "id")) == len({*follower.versions("things", "id, name")})
 
 
-@pytest.mark.parametrize(
-    "statement", ["alter table shop.things alter name type text using name || '!'", "truncate shop.things"]
-)
-def test_a_table_that_is_rewritten_after_the_snapshot_is_read_in_another(follower, monkeypatch, statement):
+def test_a_table_that_is_rewritten_after_the_snapshot_is_read_in_another(follower, monkeypatch):
     """In a snapshot from before it looks empty."""
     follower.database.execute("insert into shop.things values (1, 'a'), (2, 'b')")
-    create_slot, statements = postgres_replication.Log.create_slot, [statement]
+    create_slot = postgres_replication.Log.create_slot
+    statements = ["alter table shop.things alter name type text using name || '!'"]
 
     def then_rewritten(*arguments: Any, **options: Any) -> Any:
         snapshot = create_slot(*arguments, **options)
         if statements:
-            follower.database.execute(statements.pop(), "insert into shop.things values (3, 'c')")
+            follower.database.execute(statements.pop())
         return snapshot
 
     monkeypatch.setattr(postgres_replication.Log, "create_slot", then_rewritten)
     follower.run()
     assert follower.held("things", "id, name, note") == things(follower)
-    assert (3, "c") in follower.held("things", "id, name")
     before = follower.versions("things", "id, name")
     follower.run()
     assert follower.versions("things", "id, name") == before
