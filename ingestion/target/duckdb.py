@@ -43,8 +43,9 @@ create table if not exists ops.syncs (
 );
 """
 _REPLAY_CHUNK = 10_000
-# What DuckDB may keep in memory from one batch to the next.
+# What DuckDB may keep in memory once so many rows were loaded; small batches are not worth the time.
 _KEPT_MEMORY = "8MB"
+_KEPT_ROWS = 100_000
 
 
 class DuckDBEngine:
@@ -60,6 +61,7 @@ class DuckDBEngine:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._con = lifeline.once_free(lambda: duckdb.connect(str(path)), lambda error: is_in_use(str(error)))
             self._memory_limit = memory_limit
+            self._kept_rows = 0
             self._con.execute(f"set memory_limit = {literal(memory_limit)}")
             self._con.execute(f"set threads = {threads}")
             self._con.execute("set TimeZone = 'UTC'")
@@ -174,7 +176,9 @@ class DuckDBEngine:
                     "origin": json.dumps(batch.origin, ensure_ascii=False),
                 },
             )
-        self._let_go_of_memory()
+        self._kept_rows += batch.rows_loaded
+        if self._kept_rows >= _KEPT_ROWS:
+            self._let_go_of_memory()
         return True
 
     def _let_go_of_memory(self) -> None:
@@ -182,6 +186,7 @@ class DuckDBEngine:
 
         Nobody reads them again; so the peak of a large load is that of a small one.
         """
+        self._kept_rows = 0
         # Memory that is in use stays, which is no fault.
         with suppress(duckdb.OutOfMemoryException):
             self._con.execute(f"set memory_limit = {literal(_KEPT_MEMORY)}")

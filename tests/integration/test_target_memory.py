@@ -37,12 +37,12 @@ def engine(tmp_path: Path) -> _Engine:
 
 
 def batch(root: Path, megabytes: int) -> Batch:
-    """A batch of rows that cannot be compressed, 1 KB each."""
+    """A batch of rows that cannot be compressed, 200 bytes each."""
     (root / STREAM.folder).mkdir(parents=True, exist_ok=True)
     writer = ArrowWriter(Lake(root), STREAM)
-    count = megabytes * 1000
+    count = megabytes * 5000
     rows = pa.RecordBatch.from_arrays(
-        [pa.array(range(count), pa.int64()), pa.array([secrets.token_bytes(1000) for _ in range(count)])], schema=ROWS
+        [pa.array(range(count), pa.int64()), pa.array([secrets.token_bytes(200) for _ in range(count)])], schema=ROWS
     )
     writer.add(rows, extracted_at=datetime.now(UTC))
     return writer.close(ROWS, {})
@@ -60,7 +60,7 @@ def test_a_file_without_all_of_its_rows_is_not_loaded(engine: _Engine, tmp_path:
     whole, other = batch(tmp_path / "lake", 1), batch(tmp_path / "lake", 2)
     other.file.rename(whole.file)
 
-    with pytest.raises(UserError, match="is damaged: it should have 1000 rows"):
+    with pytest.raises(UserError, match="is damaged: it should have 5000 rows"):
         engine.load(whole, "batch")
 
     assert engine.columns(STREAM) == {}
