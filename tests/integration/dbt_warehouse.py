@@ -65,7 +65,7 @@ class DbtWarehouse:
     """One warehouse below `home`; `load` appends versions to raw, `dbt` runs dbt over it."""
 
     #: The parsed project, shared by all warehouses of a test run: parsing costs more than building.
-    _manifests: dict[Path, Manifest] = {}  # noqa: RUF012
+    manifests: dict[Path, Manifest] = {}  # noqa: RUF012
 
     def __init__(self, home: Path, project: Path = ROOT / "dbt_project") -> None:
         self.home = home
@@ -93,7 +93,9 @@ class DbtWarehouse:
     def copy(self, home: Path) -> DbtWarehouse:
         """A second warehouse in the same state."""
         shutil.copytree(self.home, home)
-        return DbtWarehouse(home, self.project)
+        copied = DbtWarehouse(home, self.project)
+        copied._last_load = self._last_load
+        return copied
 
     def reserve_loads(self, count: int) -> int:
         """Give out load ids for loads that commit later; returns the first."""
@@ -153,18 +155,18 @@ class DbtWarehouse:
     def try_dbt(self, *args: str) -> dbtRunnerResult:
         """Run dbt in this process, whatever comes out."""
         with self._environment():
-            runner = dbtRunner(manifest=self._manifests.get(self.project))
+            runner = dbtRunner(manifest=self.manifests.get(self.project))
             try:
                 result = runner.invoke([*args, "--quiet"])
                 if runner.manifest is None and result.success and args[0] == "parse":
-                    self._manifests[self.project] = result.result
+                    self.manifests[self.project] = result.result
             finally:
                 DuckDBConnectionManager.close_all_connections()
         return result
 
     def parse(self) -> None:
         """Parse the project once, for all following commands."""
-        if self.project not in self._manifests:
+        if self.project not in self.manifests:
             self.dbt("parse")
 
     @staticmethod
