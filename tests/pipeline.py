@@ -23,6 +23,8 @@ MART_KEYS = {
     "fact_adjustments": ["adjustment_id"],
     "dim_users": ["user_id"],
     "dim_products": ["product_id"],
+    "dim_users_history": ["user_id", "valid_from"],
+    "dim_products_history": ["product_id", "valid_from"],
     "dim_date": ["date_id"],
     "mart_daily_sales": ["date_id"],
     "mart_money_reconciliation": ["date_id"],

@@ -15,13 +15,23 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingestion.demo_shop import reading, truth_customers, words
+from ingestion.demo_shop import reading, truth_customers, truth_history, words
 from ingestion.demo_shop.postgres import OrderDatabase
 
 TIME_ZONE = "Europe/Berlin"
 CURRENCY = "EUR"
 UNKNOWN = -1
 UNKNOWN_EMAIL = "unknown@example.com"
+UNKNOWN_USER = {
+    "user_id": UNKNOWN,
+    "name": "unknown",
+    "email": UNKNOWN_EMAIL,
+    "is_email_valid": False,
+    "is_age_imputed": False,
+    "age_group": "Unknown",
+    "country": "unknown",
+}
+UNKNOWN_PRODUCT = {"product_id": UNKNOWN, "name": "unknown", "category": "unknown"}
 CENT = 100
 """Ten-thousandths in one minor unit."""
 
@@ -55,6 +65,10 @@ def marts(source: reading.Source) -> dict[str, pd.DataFrame]:
         "fact_adjustments": facts.adjustments,
         "dim_users": users,
         "dim_products": products,
+        "dim_users_history": truth_history.history(clean_users(source.tables["users"]), "user_id", UNKNOWN_USER),
+        "dim_products_history": truth_history.history(
+            clean_products(source.tables["products"]), "product_id", UNKNOWN_PRODUCT
+        ),
         "dim_date": dim_date(days),
         "mart_daily_sales": facts.daily_sales(),
         "mart_money_reconciliation": facts.reconciliation(),
@@ -99,40 +113,36 @@ def current(versions: pd.DataFrame, key: str) -> pd.DataFrame:
 # Dimensions
 
 
-def dim_users(users: pd.DataFrame) -> pd.DataFrame:
-    """Clean the current users and add the unknown one."""
-    email = users["email"].astype(object).str.strip().str.lower()
+def clean_users(versions: pd.DataFrame) -> pd.DataFrame:
+    """Versions of users as the warehouse shows them, row by row, with `version_at`; a missing age stays missing."""
+    email = versions["email"].astype(object).str.strip().str.lower()
     valid = email.str.fullmatch(_EMAIL).eq(True)
-    phone = users["phone"].astype(object).str.replace(r"[^0-9]", "", regex=True)
-    age = valid_ages(users["age"])
-    median = median_half_up(age[users["deleted_at"].isna()].dropna().tolist())
-    imputed = age.isna() & (median is not None)
-    age = age.fillna(median) if median is not None else age
-    table = pd.DataFrame(
+    phone = versions["phone"].astype(object).str.replace(r"[^0-9]", "", regex=True)
+    return pd.DataFrame(
         {
-            "user_id": users["user_id"].astype("int64"),
-            "name": users["name"],
+            "user_id": versions["user_id"].astype("int64"),
+            "name": versions["name"],
             "email": email.where(valid, UNKNOWN_EMAIL),
             "is_email_valid": valid.astype(bool),
             "phone": phone.where(phone != "", None),
-            "age": age,
-            "is_age_imputed": imputed.astype(bool),
-            "age_group": [age_group(value) for value in age],
-            "country": users["country"].astype(object).str.strip(),
-            "registered_at": users["registered_at"],
-            "deleted_at": users["deleted_at"],
+            "age": valid_ages(versions["age"]),
+            "country": versions["country"].astype(object).str.strip(),
+            "registered_at": versions["registered_at"],
+            "deleted_at": versions["deleted_at"],
+            "version_at": versions[["updated_at", "deleted_at"]].max(axis=1),
         }
     )
-    unknown = {
-        "user_id": UNKNOWN,
-        "name": "unknown",
-        "email": UNKNOWN_EMAIL,
-        "is_email_valid": False,
-        "is_age_imputed": False,
-        "age_group": "Unknown",
-        "country": "unknown",
-    }
-    return _with_member(table, unknown).sort_values("user_id", ignore_index=True)
+
+
+def dim_users(users: pd.DataFrame) -> pd.DataFrame:
+    """Clean the current users, give each an age, and add the unknown one."""
+    table = clean_users(users).drop(columns="version_at")
+    own_age = table["age"]
+    median = median_half_up(own_age[table["deleted_at"].isna()].dropna().tolist())
+    table["age"] = own_age.fillna(median) if median is not None else own_age
+    table.insert(6, "is_age_imputed", (own_age.isna() & (median is not None)).astype(bool))
+    table.insert(7, "age_group", [age_group(value) for value in table["age"]])
+    return _with_member(table, UNKNOWN_USER).sort_values("user_id", ignore_index=True)
 
 
 def valid_ages(text: pd.Series) -> pd.Series:
@@ -160,19 +170,24 @@ def age_group(age: Any) -> str:
     return "Senior"
 
 
-def dim_products(products: pd.DataFrame) -> pd.DataFrame:
-    """Clean the current products and add the unknown one."""
-    table = pd.DataFrame(
+def clean_products(versions: pd.DataFrame) -> pd.DataFrame:
+    """Versions of products as the warehouse shows them, row by row, with `version_at`."""
+    return pd.DataFrame(
         {
-            "product_id": products["product_id"].astype("int64"),
-            "name": products["name"].astype(object).str.strip(),
-            "category": products["category"].astype(object).str.strip(),
-            "price": products["price"],
-            "deleted_at": products["deleted_at"],
+            "product_id": versions["product_id"].astype("int64"),
+            "name": versions["name"].astype(object).str.strip(),
+            "category": versions["category"].astype(object).str.strip(),
+            "price": versions["price"],
+            "deleted_at": versions["deleted_at"],
+            "version_at": versions[["updated_at", "deleted_at"]].max(axis=1),
         }
     )
-    unknown = {"product_id": UNKNOWN, "name": "unknown", "category": "unknown"}
-    return _with_member(table, unknown).sort_values("product_id", ignore_index=True)
+
+
+def dim_products(products: pd.DataFrame) -> pd.DataFrame:
+    """Clean the current products and add the unknown one."""
+    table = clean_products(products).drop(columns="version_at")
+    return _with_member(table, UNKNOWN_PRODUCT).sort_values("product_id", ignore_index=True)
 
 
 def _with_member(table: pd.DataFrame, member: dict[str, Any]) -> pd.DataFrame:

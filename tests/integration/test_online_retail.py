@@ -46,7 +46,7 @@ def without_deleted(marts: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """The marts without the users and products that no line names any more; the oracle has never heard of them."""
     kept = {
         name: marts[name][marts[name]["deleted_at"].isna()].reset_index(drop=True)
-        for name in ("dim_users", "dim_products")
+        for name in ("dim_users", "dim_products", "dim_users_history", "dim_products_history")
     }
     return marts | kept
 

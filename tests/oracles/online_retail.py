@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tests.oracles import online_retail_customers
+from tests.oracles import online_retail_customers, online_retail_history
 
 COLUMNS = ["InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country"]
 UNITS = 10_000
@@ -74,6 +74,8 @@ def compute(folder: Path) -> dict[str, pd.DataFrame]:
         "fact_adjustments": fact_adjustments.drop(columns="day"),
         "dim_users": dim_users,
         "dim_products": dim_products,
+        "dim_users_history": online_retail_history.dim_users_history(lines),
+        "dim_products_history": online_retail_history.dim_products_history(_ranked_products(lines)),
         "dim_date": _dim_date(daily["date"]),
         "mart_daily_sales": daily[
             [
@@ -110,6 +112,8 @@ def compute(folder: Path) -> dict[str, pd.DataFrame]:
         "fact_adjustments": "adjustment_id",
         "dim_users": "user_id",
         "dim_products": "product_id",
+        "dim_users_history": ["user_id", "valid_from"],
+        "dim_products_history": ["product_id", "valid_from"],
     }
     for name, key in keys.items():
         result[name] = result[name].sort_values(key).reset_index(drop=True)
@@ -286,11 +290,16 @@ def _dim_users(lines: pd.DataFrame) -> pd.DataFrame:
     return users
 
 
-def _dim_products(lines: pd.DataFrame) -> pd.DataFrame:
+def _ranked_products(lines: pd.DataFrame) -> pd.DataFrame:
+    """The lines that name a product, with `rank`: 2 sells it, 1 has a price, 0 only shows that it exists."""
     products = lines[lines["is_product"]].copy()
     is_charged = ~products["invoice"].str.startswith(("C", "A")) & (products["quantity"] > 0) & (products["price"] > 0)
     products["rank"] = np.select([is_charged, products["price"] != 0], [2, 1], default=0)
-    latest = products.sort_values(["rank", "at", "row_hash"]).drop_duplicates("code", keep="last")
+    return products
+
+
+def _dim_products(lines: pd.DataFrame) -> pd.DataFrame:
+    latest = _ranked_products(lines).sort_values(["rank", "at", "row_hash"]).drop_duplicates("code", keep="last")
     has_price = (latest["rank"] > 0).tolist()
     return pd.DataFrame(
         {

@@ -370,7 +370,7 @@ def test_money_is_exact(text: str, ten_thousandths: int) -> None:
 )
 def test_emails_are_valid_or_missing(email: str | None, valid: bool) -> None:
     versions = pd.DataFrame([{**USER, "user_id": 1, "name": "A", "email": email, "age": "30"}], dtype=object)
-    versions[["registered_at", "deleted_at"]] = pd.NaT
+    versions[["registered_at", "updated_at", "deleted_at"]] = pd.NaT
     user = truth.dim_users(versions).iloc[1]
     assert bool(user["is_email_valid"]) is valid
     assert user["email"] == (email.strip().lower() if valid else "unknown@example.com")
