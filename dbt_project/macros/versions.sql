@@ -150,6 +150,7 @@
             _since,
             _version_at,
             _recency,
+            _first_load_id,
             _changed_load_id
         from counted
         window of_content as (partition by {{ key }}, _content_recency order by _recency desc)
@@ -196,6 +197,7 @@
             valid_to,
             valid_to is null as is_current,
             _version_at,
+            _first_load_id,
             _changed_load_id
         from numbered
     )
