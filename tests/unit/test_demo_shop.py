@@ -446,7 +446,7 @@ def test_a_product_goes_viral_within_three_days_whatever_the_seed() -> None:
 
 
 def test_products_that_go_viral_are_in_the_catalogue_throughout() -> None:
-    world = World(Config(3, START, 1_400, 1_400_000), 1_400)
+    world = World(Config(4, START, 1_400, 1_400_000), 1_400)
     assert len(world.bursts_of(0, 1_400)) == 200
     products = world.burst_product(np.arange(20_000))
     assert len(set(products)) > 300
