@@ -34,6 +34,16 @@
                 from {{ versions }} as news
                 where news._load_id > {{ watermark() }}
             )
+            -- No version of these keys is older: raw's earlier loads need not be read.
+            and received._load_id >= (
+                select least(min(known._first_load_id), {{ watermark() }} + 1)
+                from {{ this }} as known
+                where (known.{{ keys | join(', known.') }}) in (
+                    select {{ 'news.' ~ keys | join(', news.') }}
+                    from {{ versions }} as news
+                    where news._load_id > {{ watermark() }}
+                )
+            )
             {%- endif %}
     ),
 
