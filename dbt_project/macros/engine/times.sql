@@ -86,4 +86,18 @@
 
 {% macro duckdb__quarter_hour(expression) -%}
     time_bucket(interval '15 minutes', {{ expression }})
+
+{#- The start of the five minutes, counted from the full hour, in which a timestamp lies. -#}
+{% macro click_window(timestamp) -%}
+    {{ adapter.dispatch('click_window')(timestamp) }}
+{%- endmacro %}
+
+{% macro duckdb__click_window(timestamp) -%}
+    time_bucket(interval '5 minutes', {{ timestamp }})
+{%- endmacro %}
+
+{#- The frame, over an order by a timestamp, of the rows within the hour that ends with the row, those at its moment included;
+    what is exactly an hour older is not. Timestamps have microseconds. -#}
+{% macro frame_of_an_hour() -%}
+    range between interval '3599.999999 seconds' preceding and current row
 {%- endmacro %}

@@ -6,6 +6,11 @@ used_days as (
     select date_id from {{ ref('fact_refunds') }}
     union all
     select date_id from {{ ref('fact_adjustments') }}
+    union all
+    select date_id from {{ ref('fact_product_clicks') }}
+    union all
+    select {{ date_id('recorded_at') }} as date_id from {{ ref('int_stock_levels__current') }}
+    where deleted_at is null
 ),
 
 -- Whole years, so that a year's report has all of its days.
