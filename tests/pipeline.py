@@ -32,6 +32,9 @@ MART_KEYS = {
     "mart_customers": ["user_id"],
     "mart_cohort_retention": ["cohort_month", "months_since"],
     "mart_product_recommendations": ["product_id", "rank"],
+    "fact_product_clicks": ["product_id", "window_start"],
+    "mart_trending_products": ["product_id", "started_at"],
+    "fact_inventory_daily": ["product_id", "date_id"],
 }
 #: Columns that depend on when the machine loaded the data, not on the data.
 WALL_CLOCK_COLUMNS = {"mart_money_reconciliation": ["quarantined_rows"]}

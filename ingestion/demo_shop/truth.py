@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingestion.demo_shop import reading, truth_customers, truth_history, words
+from ingestion.demo_shop import reading, truth_customers, truth_engagement, truth_history, words
 from ingestion.demo_shop.postgres import OrderDatabase
 
 TIME_ZONE = "Europe/Berlin"
@@ -58,7 +58,10 @@ def marts(source: reading.Source) -> dict[str, pd.DataFrame]:
     users = dim_users(current(source.tables["users"], "user_id"))
     products = dim_products(current(source.tables["products"], "product_id"))
     facts = _Facts(source.tables, set(users["user_id"]), set(products["product_id"]))
-    days = pd.concat([facts.sales["date_id"], facts.refunds["date_id"], facts.adjustments["date_id"]])
+    counts = source.tables["stock_levels"]
+    engagement = truth_engagement.marts(source.events, counts, products, facts.sales)
+    days = [table["date_id"] for table in (facts.sales, facts.refunds, facts.adjustments)]
+    days += [engagement["fact_product_clicks"]["date_id"], date_ids(counts["recorded_at"])]
     result = {
         "fact_orders": facts.sales,
         "fact_refunds": facts.refunds,
@@ -69,9 +72,10 @@ def marts(source: reading.Source) -> dict[str, pd.DataFrame]:
         "dim_products_history": truth_history.history(
             clean_products(source.tables["products"]), "product_id", UNKNOWN_PRODUCT
         ),
-        "dim_date": dim_date(days),
+        "dim_date": dim_date(pd.concat(days)),
         "mart_daily_sales": facts.daily_sales(),
         "mart_money_reconciliation": facts.reconciliation(),
+        **engagement,
     }
     # An event's deliveries say the same of who and when.
     events = source.events.drop_duplicates("event_id")

@@ -50,8 +50,26 @@ def product(product_id: int, updated: str = "2024-01-01", **values: Any) -> Row:
     return row | {"updated_at": f"{updated}T00:00:00Z"} | values
 
 
+def click(number: int, at: str = "2024-01-03T10:20:00", received: str = "", **values: Any) -> Row:
+    """A delivery of an event, received at once unless the moment is said."""
+    row = {"event_id": f"e{number}", "user_id": number % 5 + 1, "product_id": 1, "event_type": "click"}
+    return row | {"occurred_at": f"{at}Z", "received_at": f"{received or at}Z"} | values
+
+
+def burst_click(number: int, **values: Any) -> Row:
+    """One of the clicks that make product 1 trending: one each half minute of an hour."""
+    return click(number, f"2024-01-03T10:{number // 2:02d}:{number % 2 * 30:02d}") | values
+
+
+def count(product_id: int, day: str, quantity: int) -> Row:
+    """A count of stock."""
+    return {"product_id": product_id, "quantity_on_hand": quantity, "recorded_at": f"{day}T03:00:00Z"}
+
+
 def deleted(row: Row, at: str = "2024-02-01") -> Row:
     """The soft-deleted version of a row."""
+    if "updated_at" not in row:
+        return row | {"_operation": "delete", "_deleted_at": f"{at}T00:00:00Z"}
     return row | {"_operation": "delete", "deleted_at": f"{at}T00:00:00Z", "updated_at": f"{at}T00:00:00Z"}
 
 
@@ -70,8 +88,13 @@ HISTORY = {
         for place in (1, 2, 3)
     ],
     "shop.refunds": [refund(1, 11, 1), refund(2, 22, 2), refund(3, 999, 3)],
-    "web.events": [{"event_id": "e1", "event_type": "view", "occurred_at": "2024-01-01", "received_at": "2024-01-01"}],
-    "stock.stock_levels": [{"product_id": 1, "quantity_on_hand": 5, "recorded_at": "2024-01-01"}],
+    "web.events": [
+        *[burst_click(number) for number in range(110)],
+        *[click(number, product_id=9) for number in (200, 201, 202)],
+        *[click(203, user_id=None), click(204, event_type="purchase"), click(205, product_id=None)],
+        *[click(206, "2024-01-03T23:59:59", product_id=2), click(207, "2024-01-04T00:00:00", product_id=2)],
+    ],
+    "stock.stock_levels": [count(1, "2024-01-01", 5), count(2, "2024-01-02", 8), count(9, "2024-01-03", 1)],
 }
 
 #: Everything that may happen to a row, in one load; then the answers to it, in a second.
@@ -101,6 +124,17 @@ CHANGES = {
         refund(6, 72, 7),
         refund(7, 777, 21),
     ],
+    "web.events": [
+        burst_click(110, received_at="2024-01-05T09:00:00Z"),
+        burst_click(4, product_id=2, received_at="2024-01-06T09:00:00Z"),
+        click(5, "2024-01-04T08:00:00", "2024-01-06T09:00:00"),
+        withdrawn(burst_click(6)),
+        deleted(burst_click(7)),
+        burst_click(8, received_at="2024-01-06T09:00:00Z"),
+        click(206, "2024-01-03T23:59:59", "2024-01-06T09:00:00", product_id=2, event_type="purchase"),
+        click(208, product_id=9),
+    ],
+    "stock.stock_levels": [count(1, "2024-01-01", 6), count(1, "2024-01-06", 3), withdrawn(count(2, "2024-01-02", 8))],
     "crm.users": [user(4), deleted(user(2)), user(1, "2023-01-01", name="Older")],
     "catalog.products": [product(3), product(1, "2024-02-01", price="12.00")],
 }
@@ -117,6 +151,14 @@ ANSWERS = {
         line(81, 8, product_id=1, quantity=1),
     ],
     "shop.refunds": [withdrawn(refund(4, 61, 6)), refund(1, 11, 1, "2024-01-12", order_line_id=12)],
+    "web.events": [
+        click(200, "2024-01-03T11:20:00", "2024-01-06T09:00:00", product_id=9),
+        withdrawn(click(201, product_id=9)),
+        withdrawn(burst_click(110, received_at="2024-01-05T09:00:00Z")),
+        burst_click(6),
+        burst_click(111, event_type="view"),
+    ],
+    "stock.stock_levels": [count(2, "2024-01-02", 8), deleted(count(1, "2024-01-06", 3)), count(1, "2024-01-09", -1)],
     "crm.users": [user(9), withdrawn(user(3))],
     "catalog.products": [product(9), deleted(product(2))],
 }
@@ -188,6 +230,13 @@ def test_a_random_history_equals_a_full_refresh(warehouse: DbtWarehouse, tmp_pat
         "shop.refunds": lambda day: refund(chance.randint(1, 30), chance.randint(1, 150), chance.randint(1, 25), day),
         "crm.users": lambda day: user(chance.randint(1, 12), day, age=chance.choice([20, 41, 60, None, 130])),
         "catalog.products": lambda day: product(chance.randint(1, 12), day, price=chance.choice(["10.00", "11.00"])),
+        "web.events": lambda day: burst_click(
+            chance.randint(0, 119),
+            product_id=chance.choice([1, 1, 1, 2, 11, 12]),
+            event_type=chance.choice(["click", "view", "purchase"]),
+            received_at=f"{day}T00:00:00Z",
+        ),
+        "stock.stock_levels": lambda _: count(chance.randint(1, 12), f"2024-01-0{chance.randint(1, 9)}", number),
     }
     for number in range(12):
         loads: dict[str, list[Row]] = {}
@@ -200,7 +249,7 @@ def test_a_random_history_equals_a_full_refresh(warehouse: DbtWarehouse, tmp_pat
                 if fate < 0.3:
                     row = chance.choice(sent[stream])
                 elif fate < 0.45:
-                    row = deleted(row, at=row["updated_at"][:10])
+                    row = deleted(row, at=row.get("updated_at", "2024-02-01")[:10])
                 content = str({name: value for name, value in row.items() if not name.startswith("_")})
                 rows[content] = withdrawn(row) if fate < 0.15 else row
             loads[stream] = list(rows.values())

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tests.oracles import online_retail_customers, online_retail_history
+from tests.oracles import online_retail_absent, online_retail_customers, online_retail_history
 
 COLUMNS = ["InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country"]
 UNITS = 10_000
@@ -117,7 +117,7 @@ def compute(folder: Path) -> dict[str, pd.DataFrame]:
     }
     for name, key in keys.items():
         result[name] = result[name].sort_values(key).reset_index(drop=True)
-    return {name: _with_decimals(frame) for name, frame in result.items()}
+    return {name: _with_decimals(frame) for name, frame in result.items()} | online_retail_absent.marts()
 
 
 def _md5(text: str) -> str:

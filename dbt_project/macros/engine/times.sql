@@ -86,6 +86,7 @@
 
 {% macro duckdb__quarter_hour(expression) -%}
     time_bucket(interval '15 minutes', {{ expression }})
+{%- endmacro %}
 
 {#- The start of the five minutes, counted from the full hour, in which a timestamp lies. -#}
 {% macro click_window(timestamp) -%}

@@ -1,5 +1,6 @@
-{#- Made anew by every build: whether an episode is an alert depends on the shop's latest click. It is cheap, because the
-    clicks are read of those few hours alone in which a product can have been trending; fact_product_clicks tells them. -#}
+{#- Made anew by every build: whether an episode is an alert depends on the shop's latest click. It
+    is cheap, because the clicks are read of those few hours alone in which a product can have been
+    trending; fact_product_clicks tells them. -#}
 {{ config(meta={'entities': ['events']}) }}
 
 with

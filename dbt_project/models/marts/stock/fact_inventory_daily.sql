@@ -1,5 +1,5 @@
-{#- Made anew by every build: each day adds a row to every product, and late sales change four weeks. The rows are products
-    times days, which are few beside the lines sold. -#}
+{#- Made anew by every build: each day adds a row to every product, and late sales change four
+    weeks. The rows are products times days, which are few beside the lines sold. -#}
 {{ config(meta={'entities': ['stock_levels']}) }}
 
 with
@@ -36,7 +36,10 @@ counts_in_order as (
         date,
         recorded_at,
         quantity_on_hand,
-        row_number() over (partition by product_id, date order by recorded_at desc) as number_from_last
+        row_number() over (
+            partition by product_id, date
+            order by recorded_at desc
+        ) as number_from_last
     from counts
 ),
 
