@@ -40,7 +40,7 @@ expected as (
         product_id,
         first_date,
         last_date,
-        {{ datediff('first_date', 'last_date', 'day') }} + 1 as days
+        {{ datediff('first_date', 'last_date', 'day') }} + 1 as days  -- noqa: LT05
     from spans
     where first_date <= last_date
 ),

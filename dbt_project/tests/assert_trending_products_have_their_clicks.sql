@@ -38,8 +38,8 @@ counted as (
     inner join clicks
         on
             episodes.product_id = clicks.product_id
-            and clicks.occurred_at > {{ dateadd('hour', -1, 'episodes.started_at') }}
-            and clicks.occurred_at <= episodes.ended_at
+            and {{ dateadd('hour', -1, 'episodes.started_at') }} < clicks.occurred_at
+            and episodes.ended_at >= clicks.occurred_at
     group by episodes.product_id, episodes.started_at
 ),
 
