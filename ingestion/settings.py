@@ -60,3 +60,8 @@ def load() -> Settings:
     home = _absolute(os.environ.get("WAREHOUSE_HOME") or default_home)
     data = os.environ.get("WAREHOUSE_DATA")
     return Settings(shop=shop, home=home, data=_absolute(data) if data else home / "source")
+
+
+def run_id() -> str | None:
+    """The run of the job that this process is a step of (docs/contracts.md, "Run history"); None when typed by hand."""
+    return os.environ.get("MELTANO_RUN_ID") or None

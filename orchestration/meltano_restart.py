@@ -5,7 +5,9 @@ is given `--force`. What keeps two runs apart here are the locks of the warehous
 with their processes. An entry point of the group `meltano.settings` is what Meltano loads before it reads the options
 of its commands; `.env` comes too late for them.
 
-It also keeps two first runs apart, which would both make Meltano's database and break each other.
+It also keeps two first runs apart, which would both make Meltano's database and break each other, and gives the run its
+id where all of its commands can see it: Meltano keeps the one that it makes itself to itself (docs/contracts.md, "Run
+history").
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+import uuid
 from pathlib import Path
 from typing import IO
 
@@ -58,6 +61,8 @@ def hold_first_start() -> IO[str] | None:
     lock.close()
     return None
 
+
+os.environ.setdefault("MELTANO_RUN_ID", str(uuid.uuid4()))
 
 # With a database elsewhere (`MELTANO_DATABASE_URI`) nothing is known of it.
 if "MELTANO_DATABASE_URI" in os.environ:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from singer_sdk.exceptions import InvalidRecord, MissingKeyPropertiesError
 from singer_sdk.singerlib.json import deserialize_json, serialize_json
 
+from ingestion import settings
 from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, Stream, connect, first_line, identifier, read_batches
 from ingestion.lake.definition import write_definition
@@ -81,6 +82,7 @@ class Sync:
     finished_at: datetime
     counts: Counts
     status: str
+    run_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -443,7 +445,7 @@ class Loader:
 
     def sync(self, sync_id: str, status: str) -> Sync:
         """This stream's row of ops.syncs."""
-        return Sync(sync_id, self.stream, self.started_at, datetime.now(UTC), self.counts, status)
+        return Sync(sync_id, self.stream, self.started_at, datetime.now(UTC), self.counts, status, settings.run_id())
 
 
 class Run:

@@ -39,8 +39,10 @@ create table if not exists ops.streams (
 create table if not exists ops.syncs (
     sync_id varchar not null, source varchar not null, stream varchar not null, started_at timestamptz not null,
     finished_at timestamptz not null, rows_extracted bigint not null, rows_loaded bigint not null,
-    rows_quarantined bigint not null, rows_dropped bigint not null, status varchar not null
+    rows_quarantined bigint not null, rows_dropped bigint not null, status varchar not null, run_id varchar
 );
+-- Warehouses made before runs had ids.
+alter table ops.syncs add column if not exists run_id varchar;
 """
 _REPLAY_CHUNK = 10_000
 # What DuckDB may keep in memory once so many rows were loaded; small batches are not worth the time.
@@ -330,7 +332,7 @@ class DuckDBEngine:
             for sync in syncs:
                 counts = sync.counts
                 self._con.execute(
-                    "insert into ops.syncs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "insert into ops.syncs values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     [
                         sync.sync_id,
                         sync.stream.source,
@@ -342,6 +344,7 @@ class DuckDBEngine:
                         counts.quarantined,
                         counts.dropped,
                         sync.status,
+                        sync.run_id,
                     ],
                 )
 
