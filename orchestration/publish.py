@@ -1,7 +1,8 @@
 """Publish: put the audited marts where BI reads them, all at once or not at all (docs/contracts.md, "Environment").
 
 The marts that dbt built are copied beside the published file, stripped of dbt's bookkeeping, read once, and renamed
-into place. A reader keeps the version that it has open and sees the new one when it connects again.
+into place. A reader keeps the version that it has open and sees the new one when it connects again. What was published,
+brought back or refused is noted in `ops.publishes`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,14 @@ from ingestion.settings import Settings
 
 BUILD_FIRST = "Run `dbt build` (complete, without --select), then publish again."
 UNCHANGED = "What is published stays as it was."
+_PUBLISHES = """
+create schema if not exists ops;
+create table if not exists ops.publishes (
+    version bigint, invocation_id varchar, action varchar, noted_at timestamptz, load_bound bigint, reason varchar,
+    run_id varchar
+);
+"""
+_MESSAGE_LENGTH = 500
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,16 @@ def publish(home: Settings) -> tuple[Published, bool]:
         UserError: the last build may not be published, another publish is at work, or the disk is full. What is
             published stays as it was.
     """
+    try:
+        version, is_new = _publish(home)
+    except UserError as refusal:
+        _note(home, "refused", reason=str(refusal))
+        raise
+    _note(home, "publish" if is_new else None)
+    return version, is_new
+
+
+def _publish(home: Settings) -> tuple[Published, bool]:
     if not home.warehouse_file.exists() or not home.marts_file.exists():
         raise UserError(f"There are no marts to publish in {home.home}. {BUILD_FIRST}")
     folder = home.published_file.parent
@@ -94,6 +113,16 @@ def publish(home: Settings) -> tuple[Published, bool]:
 
 def restore_previous(home: Settings) -> Published:
     """Bring back the version before the published one, and keep that one as the previous: twice is no change."""
+    try:
+        restored = _restore_previous(home)
+    except UserError as refusal:
+        _note(home, "refused", reason=str(refusal))
+        raise
+    _note(home, "previous")
+    return restored
+
+
+def _restore_previous(home: Settings) -> Published:
     current, previous = home.published_file, _previous(home)
     with _alone(current.parent):
         if not previous.exists():
@@ -126,6 +155,51 @@ def published_version(file: Path) -> Published | None:
             f"{file} is not a published version ({str(error).splitlines()[0]}). Move it away, then publish again."
         ) from error
     return Published(*rows[0]) if rows else None
+
+
+def _note(home: Settings, action: str | None, reason: str | None = None) -> None:
+    """Note in `ops.publishes` what was done, and what an earlier publish did and could not note.
+
+    A warehouse that somebody else has open is not waited for: what is published says itself which version it is, and
+    the next publish notes it. A refusal then stands in the job's output alone.
+    """
+    if not home.warehouse_file.exists():
+        return
+    try:
+        with duckdb.connect(str(home.warehouse_file)) as connection:
+            connection.execute("set TimeZone = 'UTC'")
+            connection.execute(_PUBLISHES)
+            if home.published_file.exists() and action != "previous":
+                _note_published(connection, home.published_file, settings.run_id() if action == "publish" else None)
+            if action in ("previous", "refused"):
+                version = published_version(home.published_file) if action == "previous" else None
+                connection.execute(
+                    "insert into ops.publishes values (?, ?, ?, now(), ?, ?, ?)",
+                    [
+                        version.version if version else None,
+                        version.invocation_id if version else None,
+                        action,
+                        version.load_bound if version else None,
+                        " ".join(reason.split())[:_MESSAGE_LENGTH] if reason else None,
+                        settings.run_id(),
+                    ],
+                )
+    except (duckdb.Error, UserError) as error:
+        if action != "refused":  # A refusal has one line of its own.
+            line = str(error).splitlines()[0]
+            print(f"warehouse-publish: not noted in ops.publishes yet, the next publish does: {line}", file=sys.stderr)
+
+
+def _note_published(connection: duckdb.DuckDBPyConnection, file: Path, run_id: str | None) -> None:
+    """Note the published version, unless that was done."""
+    with opened(file) as published:
+        rows = published.execute(
+            "select version, invocation_id, 'publish', published_at, load_bound, null from meta.publish_info"
+        ).fetchall()
+    for row in rows:
+        known = connection.execute("select 1 from ops.publishes where version = ?", [row[0]]).fetchall()
+        if not known:
+            connection.execute("insert into ops.publishes values (?, ?, ?, ?, ?, ?, ?)", [*row, run_id])
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-{#- What happens before and after each `dbt build` and `dbt run` (on-run-start, on-run-end). Other commands leave no trace. -#}
+{#- What happens before and after each `dbt build` and `dbt run` (on-run-start, on-run-end). `dbt test` and `dbt source freshness` leave
+    their results (macros/run_history.sql); other commands leave no trace. -#}
 
 {% macro start_build() -%}
     {%- if execute and flags.WHICH in ['build', 'run', 'retry', 'test'] -%}
@@ -6,6 +7,8 @@
     {%- endif -%}
     {%- if execute and flags.WHICH in ['build', 'run', 'retry'] -%}
         {%- do create_ops_tables() -%}
+        {%- do create_run_history() -%}
+        {%- do mark_killed_builds() -%}
         {%- do step_back_behind_late_loads() -%}
         {%- do run_query("delete from " ~ ops_database() ~ ".ops.load_bound") -%}
         {%- do run_query(
@@ -88,11 +91,6 @@
 {% macro create_ops_tables() -%}
     {%- set ops = ops_database() ~ ".ops" -%}
     {%- do run_query("create table if not exists " ~ ops ~ ".load_bound (load_id bigint, fixed_at timestamptz)") -%}
-    {%- do run_query(
-        "create table if not exists " ~ ops ~ ".builds (invocation_id varchar, command varchar, is_complete boolean, "
-        ~ "status varchar, load_bound bigint, shop varchar, started_at timestamptz, finished_at timestamptz, "
-        ~ "models_built bigint, tests_passed bigint, failures bigint)"
-    ) -%}
     {%- for database in model_databases() -%}
         {%- do commit_now() -%}
         {%- do run_query("create schema if not exists " ~ database ~ ".ops") -%}
@@ -185,9 +183,9 @@
 
 {% macro record_start() -%}
     {%- do run_query(
-        "insert into " ~ ops_database() ~ ".ops.builds (invocation_id, command, is_complete, status, load_bound, shop, started_at) "
+        "insert into " ~ ops_database() ~ ".ops.builds (invocation_id, command, is_complete, status, load_bound, shop, started_at, run_id) "
         ~ "select '" ~ invocation_id ~ "', '" ~ flags.WHICH ~ "', " ~ is_complete_build() ~ ", 'running', load_id, '"
-        ~ shop() ~ "', now() from " ~ ops_database() ~ ".ops.load_bound"
+        ~ shop() ~ "', now(), " ~ literal_or_null(run_id() or none) ~ " from " ~ ops_database() ~ ".ops.load_bound"
     ) -%}
 {%- endmacro %}
 
@@ -211,6 +209,13 @@
             models_built = {{ counts.models }},
             tests_passed = {{ counts.tests }},
             failures = {{ counts.failures }}
-        where invocation_id = '{{ invocation_id }}'
+        where invocation_id = '{{ invocation_id }}';
+    {%- endif -%}
+    {%- if keeps_history() -%}
+        {%- if flags.WHICH in ['test', 'freshness'] -%}
+            {%- do create_run_history() -%}
+            {%- do commit_now() -%}
+        {%- endif -%}
+        {{ history_of(results) }}
     {%- endif -%}
 {%- endmacro %}

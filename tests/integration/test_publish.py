@@ -301,3 +301,45 @@ def wait_for(file: Path) -> None:
     while not file.exists():
         assert time.monotonic() < deadline, f"{file} did not appear"
         time.sleep(0.001)
+
+
+def noted(home: Settings) -> list[tuple]:
+    with duckdb.connect(str(home.warehouse_file), read_only=True) as connection:
+        return connection.execute(
+            "select action, version, invocation_id, load_bound, reason from ops.publishes order by noted_at"
+        ).fetchall()
+
+
+def test_what_publish_did_is_noted(home: Settings) -> None:
+    publish(home)
+    publish(home)
+    build(home, "second", price=20)
+    publish(home)
+    restore_previous(home)
+    build(home, "third", status="failed")
+    with pytest.raises(UserError):
+        publish(home)
+    *done, refused = noted(home)
+    assert done == [
+        ("publish", 1, "first", FIRST_LOAD, None),
+        ("publish", 2, "second", FIRST_LOAD, None),
+        ("previous", 1, "first", FIRST_LOAD, None),
+    ]
+    assert refused[:4] == ("refused", None, None, None)
+    assert refused[4].startswith("The last dbt command (build) failed.")
+
+
+def test_a_note_carries_the_run_of_the_job(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MELTANO_RUN_ID", "run-7")
+    publish(home)
+    with duckdb.connect(str(home.warehouse_file), read_only=True) as connection:
+        assert connection.execute("select run_id from ops.publishes").fetchall() == [("run-7",)]
+
+
+def test_what_could_not_be_noted_is_noted_by_the_next_publish(home: Settings) -> None:
+    """A publish that was killed after its last step, or found the warehouse taken by then."""
+    publish(home)
+    with duckdb.connect(str(home.warehouse_file)) as connection:
+        connection.execute("delete from ops.publishes")
+    publish(home)
+    assert [row[:3] for row in noted(home)] == [("publish", 1, "first")]
