@@ -214,8 +214,9 @@
     {%- if keeps_history() -%}
         {%- if flags.WHICH in ['test', 'freshness'] -%}
             {%- do create_run_history() -%}
-            {%- do commit_now() -%}
         {%- endif -%}
+        {#- What follows commits by itself, unless looking for ops opened a transaction. #}
+        {%- do commit_now() -%}
         {{ history_of(results) }}
     {%- endif -%}
 {%- endmacro %}

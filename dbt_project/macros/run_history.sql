@@ -22,7 +22,6 @@
         ~ "status varchar, load_bound bigint, shop varchar, started_at timestamptz, finished_at timestamptz, "
         ~ "models_built bigint, tests_passed bigint, failures bigint, run_id varchar)",
         "alter table " ~ ops ~ ".builds add column if not exists run_id varchar",
-        "alter table " ~ ops ~ ".syncs add column if not exists run_id varchar",
         "create table if not exists " ~ ops ~ ".model_runs (invocation_id varchar, unique_id varchar, name varchar, "
         ~ "materialized varchar, status varchar, seconds decimal(18, 3), rows_held bigint, message varchar, "
         ~ "started_at timestamptz, finished_at timestamptz)",
@@ -38,16 +37,20 @@
     {%- for statement in statements -%}
         {%- do run_query(statement) -%}
     {%- endfor -%}
+    {#- Looking at columns opened a transaction, which nobody else would end. #}
+    {%- do commit_now() -%}
 {%- endmacro %}
 
 {#- One row per run of the job: what shares Meltano's run id; a command typed by hand is a run of its own. -#}
 {% macro runs_of_the_job() -%}
     {%- set ops = ops_database() ~ ".ops" -%}
+    {#- The column is the target's, and comes with its next run. #}
+    {%- set columns_of_syncs = adapter.get_columns_in_relation(source('ops', 'syncs')) | map(attribute='name') | list -%}
     with
 
     steps as (
         select
-            coalesce(syncs.run_id, syncs.sync_id) as run_id,
+            {{ 'coalesce(syncs.run_id, syncs.sync_id)' if 'run_id' in columns_of_syncs else 'syncs.sync_id' }} as run_id,
             1 as step_number,
             syncs.started_at,
             syncs.finished_at,
@@ -325,18 +328,18 @@
         order by failing_rows.severity, failing_rows.test_name, failing_rows.failing_row
     {%- endset -%}
     {%- if not load_relation(source('ops', 'failing_rows')) -%}
-        {%- do log("No test has been run yet.", info=true) -%}
+        {%- do print("No test has been run yet.") -%}
     {%- else -%}
         {%- set shown = {'test': none} -%}
         {%- for row in run_query(rows_query).rows -%}
             {%- if row[0] != shown.test -%}
-                {%- do log(row[1] ~ " " ~ row[0] ~ ": " ~ row[2] ~ " rows", info=true) -%}
+                {%- do print(row[1] ~ " " ~ row[0] ~ ": " ~ row[2] ~ " rows") -%}
                 {%- do shown.update({'test': row[0]}) -%}
             {%- endif -%}
-            {%- do log("    " ~ row[3], info=true) -%}
+            {%- do print("    " ~ row[3]) -%}
         {%- endfor -%}
         {%- if not shown.test -%}
-            {%- do log("No failing rows.", info=true) -%}
+            {%- do print("No failing rows.") -%}
         {%- endif -%}
     {%- endif -%}
 {%- endmacro %}

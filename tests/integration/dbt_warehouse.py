@@ -56,7 +56,8 @@ OPS = """
     );
     create table ops.syncs (
         sync_id varchar, source varchar, stream varchar, started_at timestamptz, finished_at timestamptz,
-        rows_extracted bigint, rows_loaded bigint, rows_quarantined bigint, rows_dropped bigint, status varchar, run_id varchar
+        rows_extracted bigint, rows_loaded bigint, rows_quarantined bigint, rows_dropped bigint, status varchar,
+        run_id varchar
     );
 """
 

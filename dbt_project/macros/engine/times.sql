@@ -53,6 +53,15 @@
     cast(timezone('{{ shop_setting("time_zone") }}', timezone('UTC', {{ expression }})) as date)
 {%- endmacro %}
 
+{#- The UTC timestamp at which a day of the shop's time zone begins. -#}
+{% macro start_of_shop_day(day) -%}
+    {{ adapter.dispatch('start_of_shop_day')(day) }}
+{%- endmacro %}
+
+{% macro duckdb__start_of_shop_day(day) -%}
+    timezone('UTC', timezone('{{ shop_setting("time_zone") }}', cast({{ day }} as timestamp)))
+{%- endmacro %}
+
 {#- yyyymmdd as a whole number, from a date. -#}
 {% macro day_number(day) -%}
     cast(

@@ -114,6 +114,11 @@
     {{ return('decimal(18, 6)') }}
 {%- endmacro %}
 
+{#- A number of any kind beside ratios: the same type. -#}
+{% macro as_value(expression) -%}
+    cast({{ expression }} as {{ ratio_type() }})
+{%- endmacro %}
+
 {#- Money per piece: an amount that is not negative over a whole number, rounded half up to money's places; null where that is 0. -#}
 {% macro average_money(amount, divisor) -%}
     {{ money(

@@ -1,23 +1,11 @@
 {#- None of the columns is ever null, and there is at least one row (minimum_rows: 0 for what may be empty); one scan for all columns. -#}
 {% test not_null_columns(model, columns, minimum_rows=1) %}
 
-with
+{%- set expectations = [] -%}
+{%- for column in columns -%}
+    {%- do expectations.append({'broken': column ~ ' is null', 'says': "'" ~ column ~ " is null'"}) -%}
+{%- endfor -%}
 
-counts as (
-    select
-        {%- for column in columns %}
-        count(*) - count({{ column }}) as {{ column }}_nulls,
-        {%- endfor %}
-        count(*) as all_rows
-    from {{ model }}
-)
-
-select *
-from counts
-where
-    all_rows < {{ minimum_rows }}
-    {%- for column in columns %}
-    or {{ column }}_nulls > 0
-    {%- endfor %}
+{{ rows_breaking(model, expectations, minimum_rows) }}
 
 {% endtest %}

@@ -20,14 +20,29 @@ shares as (
         {%- endfor %}
         count(*) as all_rows
     from {{ model }}
+),
+
+findings as (
+    select
+        'has ' || {{ as_text('all_rows') }} || ' rows, fewer than {{ minimum_rows }}' as broken,
+        all_rows as rows_found,
+        all_rows
+    from shares
+    where all_rows < {{ minimum_rows }}
+    {%- for column in columns %}
+
+    union all
+
+    select
+        '{{ column }} is null in ' || {{ as_text(column ~ '_nulls') }} || ' of ' || {{ as_text('all_rows') }}
+        || ' rows, more than a share of {{ var('null_share_max') }}' as broken,
+        {{ column }}_nulls as rows_found,
+        all_rows
+    from shares
+    where {{ column }}_nulls > all_rows * {{ var('null_share_max') }}
+    {%- endfor %}
 )
 
-select *
-from shares
-where
-    all_rows < {{ minimum_rows }}
-    {%- for column in columns %}
-    or {{ column }}_nulls > all_rows * {{ var('null_share_max') }}
-    {%- endfor %}
+select * from findings
 
 {% endtest %}

@@ -13,12 +13,13 @@ with
 orphans as (
     {%- for column, target in references.items() %}
     select
-        '{{ column }}' as column_name,
-        cast(facts.{{ column }} as {{ type_string() }}) as orphan
+        '{{ column }} ' || {{ as_text('facts.' ~ column) }} || ' is not in {{ target }}' as broken,
+        count(*) as rows_found
     from {{ model }} as facts
     left join {{ column }}_targets
         on facts.{{ column }} = {{ column }}_targets.{{ column }}
     where {{ column }}_targets.{{ column }} is null
+    group by facts.{{ column }}
     {%- if not loop.last %}
 
     union all

@@ -44,7 +44,10 @@ open_days as (
         {%- endif %}
 )
 
-select *
+select
+    'day ' || {{ as_text('date_id') }} || ' has ' || {{ as_text('rows_of_day') }} || ' rows, fewer than {{ var("rows_per_open_day_min") }}'
+        as broken,
+    rows_of_day as rows_found
 from open_days
 where rows_of_day < {{ var('rows_per_open_day_min') }}
 
