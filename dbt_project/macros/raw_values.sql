@@ -1,6 +1,22 @@
-{#- How many values each data column of a raw table has, load by load: load_id, source_name, stream, column_name, rows_counted, filled_rows. Counted
-    are versions (no deletes, no withdrawals); a blank text is no value. The columns are those that the table has now. -#}
-{% macro counted_values(source_node) -%}
+{#- How many values each data column of each raw table of this shop has, load by load: load_id, source_name, stream, column_name,
+    rows_counted, filled_rows. -#}
+{% macro counted_values() -%}
+    {%- for source_node in raw_sources() %}
+    {{ "union all " if not loop.first }}{{ values_of_table(source_node) }}
+    {%- else %}
+    select
+        cast(null as bigint) as load_id,
+        cast(null as {{ type_string() }}) as source_name,
+        cast(null as {{ type_string() }}) as stream,
+        cast(null as {{ type_string() }}) as column_name,
+        cast(null as bigint) as rows_counted,
+        cast(null as bigint) as filled_rows
+    {%- endfor %}
+{%- endmacro %}
+
+{#- The same of one raw table. Counted are versions (no deletes, no withdrawals); a blank text is no value. The columns are those that
+    the table has now. -#}
+{% macro values_of_table(source_node) -%}
     {%- set relation = api.Relation.create(
         database=source_node.database, schema=source_node.schema, identifier=source_node.identifier
     ) -%}
@@ -24,7 +40,7 @@
         select
             _sdc_load_id as load_id,
             {%- for column in columns %}
-            {%- set name = adapter.quote(column.name) %}
+            {%- set name = adapter.quote(column.name | replace('"', '""')) %}
             count({{ "nullif(trim(" ~ name ~ "), '')" if column.is_string() else name }}) as filled_{{ loop.index }},
             {%- endfor %}
             count(*) as rows_counted
