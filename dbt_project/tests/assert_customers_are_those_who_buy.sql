@@ -4,47 +4,63 @@
 
 with
 
-purchases as (
+lines as (
     select
         user_id,
-        count(distinct order_id) as orders_count,
-        sum(quantity) as units_bought,
-        sum(amount) as sales,
-        min(ordered_at) as first_order_at,
-        max(ordered_at) as last_order_at
+        order_id,
+        status <> 'cancelled' as is_purchase,
+        quantity,
+        amount,
+        shipping_cost,
+        ordered_at
     from {{ ref('fact_orders') }}
-    where
-        status <> 'cancelled'
-        and user_id <> {{ unknown_id('user') }}
+    where user_id <> {{ unknown_id('user') }}
+),
+
+lines_by_user as (
+    select
+        user_id,
+        count(case when is_purchase then 1 end) as lines_count,
+        sum(case when is_purchase then quantity end) as units_bought,
+        sum(case when is_purchase then amount end) as sales,
+        min(case when is_purchase then ordered_at end) as first_order_at,
+        max(case when is_purchase then ordered_at end) as last_order_at,
+        sum(amount + shipping_cost) as paid
+    from lines
     group by user_id
 ),
 
-money as (
+refunds_by_user as (
     select
         user_id,
-        sum(amount + shipping_cost) as amount
-    from {{ ref('fact_orders') }}
-    group by user_id
-
-    union all
-
-    select
-        user_id,
-        -sum(amount + shipping_amount) as amount
+        sum(amount + shipping_amount) as refunded
     from {{ ref('fact_refunds') }}
     group by user_id
 ),
 
-values_of_users as (
+expected as (
     select
-        user_id,
-        sum(amount) as lifetime_value
-    from money
-    group by user_id
+        lines_by_user.*,
+        lines_by_user.paid - coalesce(refunds_by_user.refunded, 0) as lifetime_value
+    from lines_by_user
+    left join refunds_by_user
+        on lines_by_user.user_id = refunds_by_user.user_id
+    where lines_by_user.lines_count > 0
+),
+
+-- An order has one user, so that their counts add up.
+purchases as (
+    select count(distinct order_id) as orders_count
+    from lines
+    where is_purchase
 ),
 
 customers as (
     select * from {{ ref('mart_customers') }}
+),
+
+all_customers as (
+    select coalesce(sum(orders_count), 0) as orders_count from customers
 ),
 
 scores as (
@@ -59,21 +75,28 @@ scores as (
 faults as (
     select
         'customer' as fault,
-        cast(coalesce(purchases.user_id, customers.user_id) as {{ type_string() }}) as faulty
-    from purchases
+        cast(coalesce(expected.user_id, customers.user_id) as {{ type_string() }}) as faulty
+    from expected
     full outer join customers
-        on purchases.user_id = customers.user_id
-    left join values_of_users
-        on purchases.user_id = values_of_users.user_id
+        on expected.user_id = customers.user_id
     where
-        purchases.user_id is null
+        expected.user_id is null
         or customers.user_id is null
-        or purchases.orders_count <> customers.orders_count
-        or purchases.units_bought <> customers.units_bought
-        or purchases.sales <> customers.sales
-        or purchases.first_order_at <> customers.first_order_at
-        or purchases.last_order_at <> customers.last_order_at
-        or values_of_users.lifetime_value <> customers.lifetime_value
+        or expected.units_bought <> customers.units_bought
+        or expected.sales <> customers.sales
+        or expected.first_order_at <> customers.first_order_at
+        or expected.last_order_at <> customers.last_order_at
+        or expected.lifetime_value <> customers.lifetime_value
+        or expected.lines_count < customers.orders_count
+
+    union all
+
+    select
+        'number of purchases' as fault,
+        cast(all_customers.orders_count as {{ type_string() }}) as faulty
+    from all_customers
+    cross join purchases
+    where all_customers.orders_count <> purchases.orders_count
 
     union all
 

@@ -9,7 +9,6 @@ orders as (
 
 refunds as (
     select * from {{ ref('fact_refunds') }}
-    where user_id <> {{ unknown_id('user') }}
 ),
 
 rfm_segments as (
