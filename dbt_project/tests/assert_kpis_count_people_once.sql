@@ -1,5 +1,6 @@
 -- Whoever visits or buys is active, once in each period: a week has at least as many people as its
--- busiest day, and at most as many as its days together. Days follow one another without a gap.
+-- busiest day, and at most as many as its days together. Days follow one another without a gap, from
+-- the first event on.
 -- Otherwise people are counted twice, or lost.
 
 with
@@ -52,6 +53,14 @@ span as (
     from days
 ),
 
+events as (
+    select
+        {{ shop_day('min(occurred_at)') }} as first_day,
+        {{ shop_day('max(occurred_at)') }} as last_day
+    from {{ ref('int_events__current') }}
+    where deleted_at is null
+),
+
 faults as (
     select
         'people of a period' as fault,
@@ -81,9 +90,13 @@ faults as (
     select
         'days are missing' as fault,
         'day' as grain,
-        first_day as period_start
+        span.first_day as period_start
     from span
-    where days_count <> {{ days_between('first_day', 'last_day') }} + 1
+    cross join events
+    where
+        span.days_count <> {{ days_between('span.first_day', 'span.last_day') }} + 1
+        or span.first_day > events.first_day
+        or span.last_day < events.last_day
 )
 
 select * from faults

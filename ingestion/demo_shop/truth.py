@@ -61,7 +61,10 @@ def marts(source: reading.Source) -> dict[str, pd.DataFrame]:
     counts = source.tables["stock_levels"]
     engagement = truth_engagement.marts(source.events, counts, products, facts.sales)
     days = [table["date_id"] for table in (facts.sales, facts.refunds, facts.adjustments)]
-    days += [engagement["fact_product_clicks"]["date_id"], date_ids(counts["recorded_at"])]
+    # An event's deliveries say the same of who and when.
+    events = source.events.drop_duplicates("event_id")
+    events = events.assign(date_id=date_ids(events["occurred_at"]))
+    days += [events["date_id"], date_ids(counts["recorded_at"])]
     result = {
         "fact_orders": facts.sales,
         "fact_refunds": facts.refunds,
@@ -77,13 +80,11 @@ def marts(source: reading.Source) -> dict[str, pd.DataFrame]:
         "mart_money_reconciliation": facts.reconciliation(),
         **engagement,
     }
-    # An event's deliveries say the same of who and when.
-    events = source.events.drop_duplicates("event_id")
     result |= truth_customers.marts(
         facts.sales,
         facts.refunds,
         facts.adjustments,
-        events.assign(date_id=date_ids(events["occurred_at"])),
+        events,
         set(users["user_id"]) - {UNKNOWN},
         UNKNOWN,
     )

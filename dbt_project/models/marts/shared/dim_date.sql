@@ -7,7 +7,11 @@ used_days as (
     union all
     select date_id from {{ ref('fact_adjustments') }}
     union all
-    select date_id from {{ ref('fact_product_clicks') }}
+    select {{ date_id('min(occurred_at)') }} as date_id from {{ ref('int_events__current') }}
+    where deleted_at is null
+    union all
+    select {{ date_id('max(occurred_at)') }} as date_id from {{ ref('int_events__current') }}
+    where deleted_at is null
     union all
     select {{ date_id('recorded_at') }} as date_id from {{ ref('int_stock_levels__current') }}
     where deleted_at is null
