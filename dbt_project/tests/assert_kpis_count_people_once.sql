@@ -1,7 +1,6 @@
 -- Whoever visits or buys is active, once in each period: a week has at least as many people as its
--- busiest day, and at most as many as its days together. Days follow one another without a gap, from
--- the first event on.
--- Otherwise people are counted twice, or lost.
+-- busiest day, and at most as many as its days together. Days follow one another without a gap,
+-- from the first event on. Otherwise people are counted twice, or lost.
 
 with
 
