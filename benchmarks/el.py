@@ -8,20 +8,20 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import files
 from benchmarks.environment import peers
-from benchmarks.measure import Sample, Spread, beyond, ratios
+from benchmarks.measure import Spread, beyond, ratios
 from benchmarks.report import FIGURE_HEADER, TIME_HEADER, Figure, machine, table, time_row
+from benchmarks.rounds import Results, in_turns
 from benchmarks.source import SCHEMA
 from benchmarks.source import table as table_name
 from benchmarks.ways import Bench, bench
 
 OURS, IDLE, COPY, DLT = "meltano run, ours", "meltano run, idle", "COPY + COPY", "dlt"
+OURS_PACKAGES = ("meltano", "singer-sdk", "duckdb", "pyarrow", "adbc-driver-postgresql")
 PEERS = ("dlt", "connectorx", "meltanolabs-tap-postgres", "target-duckdb")
 METHODS = ("INCREMENTAL", "LOG_BASED")
 
@@ -58,30 +58,6 @@ MOST_NOTHING_NEW_SECONDS = 1.0
 LEAST_CSV_RATIO = 0.5
 
 
-@dataclass
-class Results:
-    """Samples by way and row count, and the figures drawn from them."""
-
-    samples: dict[tuple[str, int], list[Sample]] = field(default_factory=dict)
-    figures: list[Figure] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    tables: list[str] = field(default_factory=list)
-
-    def add(self, way: str, rows: int, sample: Sample) -> None:
-        """Take a sample, and show it."""
-        self.samples.setdefault((way, rows), []).append(sample)
-        print(f"  {way}, {rows:,} rows: {sample.seconds:.2f} s, {sample.peak_mb:.0f} MB", file=sys.stderr, flush=True)
-
-    def seconds(self, way: str, rows: int) -> list[float]:
-        """Wall times of a way, in the order of the rounds."""
-        return [sample.seconds for sample in self.samples[way, rows]]
-
-    @property
-    def missed(self) -> list[Figure]:
-        """Figures that break their limit."""
-        return [figure for figure in self.figures if figure.reached is False]
-
-
 def run(sizes: Sizes, folder: Path) -> tuple[str, list[str]]:
     """Measure everything in `folder`; returns the page of results, and what of it is not reached."""
     results = Results()
@@ -99,13 +75,6 @@ def run(sizes: Sizes, folder: Path) -> tuple[str, list[str]]:
     csv(results, sizes, folder / "csv")
     missed = [f"{figure.what}: {figure.spread.middle:.2f} {figure.unit}" for figure in results.missed]
     return report(results, postgres), missed
-
-
-def in_turns(ways: Sequence[Callable[[], None]], rounds: int) -> None:
-    """Run every way once per round, every other round backwards."""
-    for number in range(rounds):
-        for way in ways if number % 2 == 0 else reversed(ways):
-            way()
 
 
 def full_table(bench: Bench, results: Results, rows: int, rounds: int) -> None:
@@ -222,10 +191,10 @@ def report(results: Results, postgres: str) -> str:
     times = [time_row(way, 0 if way == IDLE else rows, samples) for (way, rows), samples in results.samples.items()]
     figures = [figure.row() for figure in results.figures]
     parts = [
-        "# Results",
+        "# Extract and load",
         "PostgreSQL to DuckDB, a table of 12 mixed columns (`benchmarks/source.py`), by `scripts/bench el`: "
         + _EXPLAINED,
-        machine(json.loads(listing), postgres),
+        machine(OURS_PACKAGES, {"PostgreSQL": postgres}, json.loads(listing)),
         "## Figures",
         table(FIGURE_HEADER, figures),
         *results.notes,

@@ -72,18 +72,37 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), rule, *(line(row) for row in rows)])
 
 
-def machine(peer_versions: Mapping[str, str], postgres: str) -> str:
-    """Where and when, and with which versions, it was measured."""
+def machine(ours: Sequence[str], more: Mapping[str, str] | None = None, others: Mapping[str, str] | None = None) -> str:
+    """Where and when, and with which versions, it was measured.
+
+    `ours` are packages of this environment, `more` versions of what is no package, `others` those of other projects.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    ours = {name: version(name) for name in ("meltano", "singer-sdk", "duckdb", "pyarrow", "adbc-driver-postgresql")}
-    named = ", ".join(f"{name} {number}" for name, number in {**ours, "PostgreSQL": postgres}.items())
-    others = ", ".join(f"{name} {number}" for name, number in peer_versions.items())
     hardware = f"{cores} cores ({_processor()}), {_memory_gb():.0f} GB of memory"
     system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
-    return (
+    lines = [
         f"Measured {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC on {hardware}, {system}; load before:"
-        f" {os.getloadavg()[0]:.1f}.\n\nOurs: {named}.\nOthers: {others}."
-    )
+        f" {os.getloadavg()[0]:.1f}.",
+        "",
+        f"Ours: {_named({name: version(name) for name in ours} | dict(more or {}))}.",
+    ]
+    return "\n".join(lines + ([f"Others: {_named(others)}."] if others else []))
+
+
+def _named(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def put(file: Path, page: str) -> None:
+    """Write a page, which begins with a heading of the first level, into a file in the place of the one it renews."""
+    title = page.partition("\n")[0]
+    pages = [f"# {text}" for text in f"\n{file.read_text()}".split("\n# ")[1:]] if file.exists() else []
+    titles = [each.partition("\n")[0] for each in pages]
+    if title in titles:
+        pages[titles.index(title)] = page
+    else:
+        pages.append(page)
+    file.write_text("\n\n".join(each.strip() for each in pages) + "\n")
 
 
 def _processor() -> str:

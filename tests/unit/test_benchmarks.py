@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from benchmarks.el import in_turns
 from benchmarks.measure import Sample, Spread, beyond, ratios, run
-from benchmarks.report import Figure, table
+from benchmarks.report import Figure, put, table
+from benchmarks.rounds import in_turns
 from ingestion.errors import UserError
 
 #: Takes 500 MB and 0.3 s. It must be more than the tests' own process has, which its children start from.
@@ -64,3 +64,11 @@ def test_a_limit_is_judged_by_the_median(limit, reached):
 
 def test_a_table_lines_up_and_is_markdown():
     assert table(["a", "long"], [["wide", "b"]]) == "| a    | long |\n|------|------|\n| wide | b    |"
+
+
+def test_a_page_of_results_takes_the_place_of_the_one_it_renews(tmp_path):
+    file = tmp_path / "RESULTS.md"
+    put(file, "# A\n\nold\n")
+    put(file, "# B\n\n## Times\n\n1\n")
+    put(file, "# A\n\nnew\n")
+    assert file.read_text() == "# A\n\nnew\n\n# B\n\n## Times\n\n1\n"
