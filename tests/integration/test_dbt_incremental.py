@@ -90,7 +90,8 @@ HISTORY = {
     "shop.refunds": [refund(1, 11, 1), refund(2, 22, 2), refund(3, 999, 3)],
     "web.events": [
         *[burst_click(number) for number in range(110)],
-        *[click(number, product_id=9) for number in (200, 201, 202)],
+        *[click(number, product_id=9) for number in (200, 201)],
+        click(202, "2024-01-03T12:00:00", product_id=9),
         *[click(203, user_id=None), click(204, event_type="purchase"), click(205, product_id=None)],
         *[click(206, "2024-01-03T23:59:59", product_id=2), click(207, "2024-01-04T00:00:00", product_id=2)],
     ],
@@ -128,6 +129,7 @@ CHANGES = {
         burst_click(110, received_at="2024-01-05T09:00:00Z"),
         burst_click(4, product_id=2, received_at="2024-01-06T09:00:00Z"),
         click(5, "2024-01-04T08:00:00", "2024-01-06T09:00:00"),
+        click(55, "2024-01-04T08:00:00", "2024-01-06T09:00:00"),
         withdrawn(burst_click(6)),
         deleted(burst_click(7)),
         burst_click(8, received_at="2024-01-06T09:00:00Z"),
