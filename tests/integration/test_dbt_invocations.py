@@ -52,7 +52,7 @@ def test_builds_are_recorded_as_they_were(raw: DbtWarehouse) -> None:
     raw.dbt("build", "--resource-type", "model", "seed")
     raw.dbt("build")
     raw.load({"shop.orders": [order(1, "2024-05-01", status="lost")]})
-    assert "accepted_by_seed_fact_orders_status" in raw.message(raw.try_dbt("build"))
+    assert "accepted_by_seed_fact_orders_v1_status" in raw.message(raw.try_dbt("build"))
     raw.dbt("run", "--select", "dim_users")
     raw.dbt("parse")
     raw.dbt("test", "--select", "assert_one_currency")
