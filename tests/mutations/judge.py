@@ -142,7 +142,7 @@ class Judge:
     def _outcome(self, target: Target) -> tuple[str, str]:
         warehouse = self._copy(DbtWarehouse(self._base))
         # The model's own unit tests; of a macro those of all models.
-        name = target.unique_id.rpartition(".")[2] if target.unique_id.startswith("model.") else ""
+        name = target.unique_id.split(".")[2] if target.unique_id.startswith("model.") else ""
         unit_tests = ("test", "--select", f"{name},test_type:unit" if name else "test_type:unit")
         for args in (unit_tests, None, *BUILDS):
             if args is None:
