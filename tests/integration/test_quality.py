@@ -24,15 +24,15 @@ BROKEN_MARTS = """
     delete from mart_data_quality where metric <> 'mood';
 """
 FINDINGS = {
-    "values_between_fact_orders": [
+    "values_between_fact_orders_v1": [
         ("amount is -5.0000, not between 0 and 1000000; shipping_cost is 2000000.0000, not between 0 and 1000000", 2),
         ("amount is 1000001.0000, not between 0 and 1000000", 2),
     ],
-    "references_hold_fact_orders": [("product_id 77 is not in dim_products", 1)],
-    "accepted_by_seed_fact_orders": [("status is lost, not in the seed statuses", 1)],
-    "null_share_at_most_fact_orders": [("currency is null in 9 of 40 rows, more than a share of 0.05", 9)],
-    "key_holds_fact_orders": [("order_line_id 43 occurs 2 times", 2)],
-    "matches_pattern_dim_users_email": [("email is it's wrong, which does not match ^[a-z0-9._%+'-]+@", 1)],
+    "references_hold_fact_orders_v1": [("product_id 77 is not in dim_products", 1)],
+    "accepted_by_seed_fact_orders_v1": [("status is lost, not in the seed statuses", 1)],
+    "null_share_at_most_fact_orders_v1": [("currency is null in 9 of 40 rows, more than a share of 0.05", 9)],
+    "key_holds_fact_orders_v1": [("order_line_id 43 occurs 2 times", 2)],
+    "matches_pattern_dim_users_v1_email": [("email is it's wrong, which does not match ^[a-z0-9._%+'-]+@", 1)],
     "values_in_mart_data_quality": [("metric is mood, none of rows_extracted, rows_loaded", 1)],
     "row_count_at_least_mart_data_quality": [("has 1 rows, fewer than 9", 1)],
     "not_null_columns_int_orders__current": [("status is null; shipping_cost is null", 1)],
@@ -63,7 +63,7 @@ def test_every_finding_says_what_is_expected_of_which_column_and_how_many(built:
     whole_row = ops(
         built,
         "select failing_row ->> 'order_line_id', failing_row ->> 'quantity' from ops.failing_rows "
-        "where test_name like 'values_between_fact_orders%' order by 1",
+        "where test_name like 'values_between_fact_orders_v1%' order by 1",
     )
     assert whole_row == [("11", "1"), ("21", "1")], "the row itself is kept"
 

@@ -60,7 +60,7 @@ def test_every_test_has_its_result(built: DbtWarehouse) -> None:
     assert {row[5] for row in results} == {"pass"}
     assert all(row[7] for row in results)
     by_name = {row[0]: row[1:7] for row in results}
-    assert by_name["key_holds_fact_orders_order_line_id"] == (
+    assert by_name["key_holds_fact_orders_v1_order_line_id"] == (
         "data", "fact_orders", "order_line_id", "error", "pass", 0,
     )  # fmt: skip
     assert by_name["assert_one_currency"][:3] == ("data", "fact_adjustments, fact_orders, fact_refunds", None)
