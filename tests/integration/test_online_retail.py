@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests import governance
 from tests.integration.online_retail_files import REAL_FOLDER, generate, month_table, real_or_generated, rewrite
 from tests.oracles import online_retail, online_retail_absent
 from tests.pipeline import MART_KEYS, Pipeline, differences, read_truth
@@ -211,3 +212,14 @@ def test_loads_in_any_order_repeated_renamed_and_corrected_end_in_the_same_marts
     assert raw_rows(pipeline) > rows
     assert query(pipeline, "select count(*) from raw_files.transactions where _sdc_operation = 'withdraw'") == [(3,)]
     assert differences(without_deleted(pipeline.marts()), expected_marts(data, tmp_path / "corrected")) == []
+
+
+def test_staging_is_held_to_the_rules_of_the_project(warehouse: Pipeline) -> None:
+    manifest, schema = governance.read_manifest(warehouse.home), governance.read_schema(warehouse.home)
+    lineage = governance.lineage(manifest, schema)
+    assert governance.without_owner(manifest) == []
+    assert governance.untagged(manifest, lineage, schema) == []
+    # The rest is the demo shop's too, where dbt's unit tests run.
+    own = {node["name"] for node in governance.models(manifest) if "online_retail" in node["name"]}
+    assert len(own) >= 8
+    assert [column for column in governance.untested(manifest, lineage) if column.split(".")[0] in own] == []
