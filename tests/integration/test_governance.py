@@ -59,7 +59,11 @@ def bouncer(tmp_path: Path) -> Callable[[Manifest], set[tuple[str, str]]]:
 
 
 def model(manifest: Manifest, name: str) -> dict[str, Any]:
-    (node,) = (node for node in governance.models(manifest) if node["name"] == name)
+    (node,) = (
+        node
+        for node in governance.models(manifest)
+        if node["name"] == name and node["version"] == node["latest_version"]
+    )
     return node
 
 
@@ -110,8 +114,36 @@ def test_everything_has_an_owner_with_an_address(manifest: Manifest) -> None:
     assert governance.without_owner(manifest) == []
 
 
+def test_who_has_no_owner_is_found(manifest: Manifest) -> None:
+    broken = copy.deepcopy(manifest)
+    model(broken, "dim_date")["config"]["group"] = None
+    broken["groups"]["group.shop_warehouse.sales"]["owner"]["email"] = "sales"
+    broken["groups"]["group.shop_warehouse.stock"]["description"] = None
+    assert governance.without_owner(broken) == [
+        "dim_date belongs to no group",
+        "group sales lacks a description, or its owner's name or e-mail",
+        "group stock lacks a description, or its owner's name or e-mail",
+    ]
+
+
 def test_every_macro_and_argument_is_described(manifest: Manifest) -> None:
     assert governance.undescribed_macros(manifest) == []
+
+
+def test_a_macro_without_description_is_found(manifest: Manifest) -> None:
+    broken = copy.deepcopy(manifest)
+    macros = broken["macros"]
+    macros["macro.shop_warehouse.shop"]["description"] = " "
+    macros["macro.shop_warehouse.add_days"]["arguments"][0]["description"] = ""
+    macros["macro.shop_warehouse.duckdb__alone"] = {
+        **macros["macro.shop_warehouse.duckdb__shop_day"],
+        "name": "duckdb__alone",
+    }
+    assert sorted(governance.undescribed_macros(broken)) == [
+        "add_days(day) has no description",
+        "duckdb__alone has no description",
+        "shop has no description",
+    ]
 
 
 def test_personal_data_is_tagged_from_its_source_to_the_marts(
@@ -205,9 +237,11 @@ def test_the_latest_version_has_the_models_own_name(version: int | None, latest:
 
 
 def test_versions_do_not_show_in_the_names_of_relations(manifest: Manifest) -> None:
-    versioned = {node["alias"] for node in governance.models(manifest) if node["version"]}
-    assert versioned >= {"fact_orders", "dim_users", "dim_products", "dim_date"}
-    assert [node["name"] for node in governance.models(manifest) if node["alias"] != node["name"]] == []
+    latest = [node for node in governance.models(manifest) if node["version"] == node["latest_version"]]
+    assert {node["alias"] for node in latest if node["version"]} >= {
+        *("fact_orders", "dim_users", "dim_products", "dim_date", "dim_users_history", "dim_products_history")
+    }
+    assert [node["alias"] for node in latest if node["alias"] != node["name"]] == []
 
 
 def test_every_column_is_tested(manifest: Manifest, lineage: dict[Column, set[Column]]) -> None:

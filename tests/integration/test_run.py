@@ -145,6 +145,28 @@ def test_docs_page_asks_nothing_of_the_network(runs: list[Done], home: Path) -> 
     assert '"send_anonymous_usage_stats": false' in page
 
 
+def test_docs_page_describes_every_model_and_column_with_tests_and_personal_data(runs: list[Done], home: Path) -> None:
+    page = (home / "docs" / "index.html").read_text()
+    manifest, catalog = (
+        json.JSONDecoder().raw_decode(page, page.index(f'{name}:{{"metadata"') + len(name) + 1)[0]
+        for name in ("manifest", "catalog")
+    )
+    shown = [node for node in manifest["nodes"].values() if node["resource_type"] in ("model", "seed")]
+    assert len(shown) > 40
+    for node in shown:
+        assert node["description"].strip(), node["name"]
+        described = {name.lower() for name, column in node["columns"].items() if column["description"].strip()}
+        assert {name.lower() for name in catalog["nodes"][node["unique_id"]]["columns"]} <= described, node["name"]
+        assert any(child.startswith("test.") for child in manifest["child_map"][node["unique_id"]]), node["name"]
+    personal = {
+        name: column["meta"]["pii"]
+        for name, column in manifest["nodes"]["model.shop_warehouse.dim_users.v1"]["columns"].items()
+        if "pii" in column["meta"]
+    }
+    assert personal == {"name": "name", "email": "email", "phone": "phone", "age": "age"}
+    assert {group["owner"]["email"] for group in manifest["groups"].values()} >= {"data-platform@example.com"}
+
+
 def test_everything_that_changes_is_in_the_home(runs: list[Done], home: Path) -> None:
     assert {entry.name for entry in home.iterdir()} >= {"meltano", "logs", "docs", "dbt", "lake", "published"}
     assert list((home / "meltano" / "state").glob("*.json"))
