@@ -145,11 +145,15 @@ class Source:
     Money is in ten-thousandths (Int64), moments are naive UTC, ids Int64, all else text or null. A broken record is
     {"source_file", "line_number", "reason"}. `events` has one row per delivery: event_id as text, user_id (null for a
     stranger) and product_id Int64, event_type, occurred_at and received_at datetime64[us].
+
+    `is_ordered`: each key's versions stand in their order already, with `updated_at` as the time from which they count;
+    they may then share a time, or step back in it.
     """
 
     tables: dict[str, pd.DataFrame]
     quarantine: dict[str, list[dict[str, Any]]]
     events: pd.DataFrame
+    is_ordered: bool = False
 
 
 def read(source: Path, database: OrderDatabase | None = None) -> Source:

@@ -22,6 +22,13 @@ TIME_ZONE = "Europe/Berlin"
 CURRENCY = "EUR"
 UNKNOWN = -1
 UNKNOWN_EMAIL = "unknown@example.com"
+KEYS = {
+    "users": "user_id",
+    "products": "product_id",
+    "orders": "order_id",
+    "order_items": "order_line_id",
+    "refunds": "refund_id",
+}
 UNKNOWN_USER = {
     "user_id": UNKNOWN,
     "name": "unknown",
@@ -55,10 +62,11 @@ def compute(source: Path) -> dict[str, pd.DataFrame]:
 
 def marts(source: reading.Source) -> dict[str, pd.DataFrame]:
     """The marts for records already read."""
-    users = dim_users(current(source.tables["users"], "user_id"))
-    products = dim_products(current(source.tables["products"], "product_id"))
-    facts = _Facts(source.tables, set(users["user_id"]), set(products["product_id"]))
-    counts = source.tables["stock_levels"]
+    tables = source.tables if source.is_ordered else in_order(source.tables)
+    users = dim_users(current(tables["users"], "user_id"))
+    products = dim_products(current(tables["products"], "product_id"))
+    facts = _Facts(tables, set(users["user_id"]), set(products["product_id"]))
+    counts = tables["stock_levels"]
     engagement = truth_engagement.marts(source.events, counts, products, facts.sales)
     days = [table["date_id"] for table in (facts.sales, facts.refunds, facts.adjustments)]
     # An event's deliveries say the same of who and when.
@@ -71,9 +79,9 @@ def marts(source: reading.Source) -> dict[str, pd.DataFrame]:
         "fact_adjustments": facts.adjustments,
         "dim_users": users,
         "dim_products": products,
-        "dim_users_history": truth_history.history(clean_users(source.tables["users"]), "user_id", UNKNOWN_USER),
+        "dim_users_history": truth_history.history(clean_users(tables["users"]), "user_id", UNKNOWN_USER),
         "dim_products_history": truth_history.history(
-            clean_products(source.tables["products"]), "product_id", UNKNOWN_PRODUCT
+            clean_products(tables["products"]), "product_id", UNKNOWN_PRODUCT
         ),
         "dim_date": dim_date(pd.concat(days)),
         "mart_daily_sales": facts.daily_sales(),
@@ -104,15 +112,24 @@ def write(source: Path, out: Path, database: OrderDatabase | None = None) -> Non
     beside.replace(out / "quarantine.json")
 
 
-def current(versions: pd.DataFrame, key: str) -> pd.DataFrame:
-    """The latest version of each key, deleted or not, by key.
+def in_order(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The versions of each key by their time, each once; a deletion counts from when it happened.
 
     Raises ValueError when two versions of a key differ and have the same time: the shop writes none such.
     """
-    distinct = versions.drop_duplicates().sort_values([key, "updated_at"], kind="stable")
-    if distinct.duplicated([key, "updated_at"], keep=False).any():
-        raise ValueError(f"two versions of one {key} differ but have the same updated_at")
-    return distinct.drop_duplicates(key, keep="last").reset_index(drop=True)
+    ordered = dict(tables)
+    for entity, key in KEYS.items():
+        versions = tables[entity].drop_duplicates()
+        versions = versions.assign(updated_at=versions[["updated_at", "deleted_at"]].max(axis=1))
+        if versions.duplicated([key, "updated_at"]).any():
+            raise ValueError(f"two versions of one {key} differ but have the same updated_at")
+        ordered[entity] = versions.sort_values([key, "updated_at"])
+    return ordered
+
+
+def current(versions: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The latest version of each key, deleted or not, by key; `versions` has those of a key in their order."""
+    return versions.drop_duplicates(key, keep="last").sort_values(key, ignore_index=True)
 
 
 # Dimensions
@@ -134,7 +151,7 @@ def clean_users(versions: pd.DataFrame) -> pd.DataFrame:
             "country": versions["country"].astype(object).str.strip(),
             "registered_at": versions["registered_at"],
             "deleted_at": versions["deleted_at"],
-            "version_at": versions[["updated_at", "deleted_at"]].max(axis=1),
+            "version_at": versions["updated_at"],
         }
     )
 
@@ -181,10 +198,10 @@ def clean_products(versions: pd.DataFrame) -> pd.DataFrame:
         {
             "product_id": versions["product_id"].astype("int64"),
             "name": versions["name"].astype(object).str.strip(),
-            "category": versions["category"].astype(object).str.strip(),
+            "category": versions["category"].astype(object).str.strip().fillna("unknown"),
             "price": versions["price"],
             "deleted_at": versions["deleted_at"],
-            "version_at": versions[["updated_at", "deleted_at"]].max(axis=1),
+            "version_at": versions["updated_at"],
         }
     )
 
@@ -229,12 +246,13 @@ def allocate(
     """Each line's part of its order's shipping, in ten-thousandths but whole cents.
 
     All arguments have one element per line; `shipping` repeats the order's. Parts follow the amounts (the quantities
-    where an order's amounts are all zero), rounded down to cents; the cents left over go to the largest remainders,
-    ties to the smaller line id. Shipping that is no whole number of cents raises ValueError.
+    where an order's amounts are all zero; equal parts where its quantities are, too), rounded down to cents; the cents
+    left over go to the largest remainders, ties to the smaller line id. Shipping that is no whole number of cents raises ValueError.
     """
     if (shipping % CENT != 0).any():
         raise ValueError("shipping is not a whole number of cents")
-    weight = amount.where(amount.groupby(order).transform("sum") > 0, quantity)
+    weight = amount.where(amount.groupby(order).transform("sum") > 0, quantity.clip(lower=0))
+    weight = weight.where(weight.groupby(order).transform("sum") > 0, 1)
     total = weight.groupby(order).transform("sum")
     cents = shipping // CENT
     part, remainder = cents * weight // total, cents * weight % total
@@ -254,11 +272,14 @@ class _Facts:
         orders = current(tables["orders"], "order_id")
         lines = current(tables["order_items"], "order_line_id")
         refunds = current(tables["refunds"], "refund_id")
-        orders["status"] = canonical_status(orders["status"])
         lines["amount"] = lines["quantity"] * lines["unit_price"] - lines["discount"]
+        # A refund belongs to the order of its line; without the line, to the order that it names.
+        order_of_line = lines.set_index("order_line_id")["order_id"]
+        refunds["order_id"] = refunds["order_line_id"].map(order_of_line).fillna(refunds["order_id"]).astype("Int64")
         gone_orders = set(orders.loc[orders["deleted_at"].notna(), "order_id"])
         gone_lines = set(lines.loc[lines["deleted_at"].notna(), "order_line_id"])
         self._orders = orders[orders["deleted_at"].isna()]
+        self._orders = self._orders.assign(status=canonical_status(self._orders["status"]))
         lines = lines[lines["deleted_at"].isna() & ~lines["order_id"].isin(gone_orders)]
         self._lines = lines.merge(
             self._orders.drop(columns=["updated_at", "deleted_at"]), on="order_id", how="left", indicator="has_order"
@@ -309,7 +330,7 @@ class _Facts:
             {
                 "refund_line_id": "refund-" + refunds["refund_id"].astype(str),
                 "kind": "refund",
-                "order_line_id": refunds["order_line_id"].astype("int64"),
+                "order_line_id": refunds["order_line_id"],
                 "order_id": refunds["order_id"].astype("int64"),
                 "user_id": self._user(refunds["user_id"]),
                 "product_id": self._product(refunds["product_id"]),
@@ -435,7 +456,7 @@ class _Facts:
             strict=True,
         ):
             add(day, -int(value))
-            refunded.setdefault(int(line), []).append((moment, int(value)))
+            refunded.setdefault(line, []).append((moment, int(value)))
 
         lines_of: dict[int, list[tuple[int, int]]] = {}
         lines = self._lines
@@ -468,7 +489,7 @@ class _Facts:
             if status == words.CANCELLED and sold:
                 add(day, -int(shipping))
                 for line, value in sold:
-                    back = sum(part for when, part in refunded.get(line, []) if when < moment)
+                    back = sum(part for when, part in refunded.get(line, []) if when <= moment)
                     add(day, -max(0, value - back))
         return pd.Series(net, dtype="int64")
 

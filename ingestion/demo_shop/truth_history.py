@@ -1,7 +1,4 @@
-"""What the histories of users and products should hold (docs/contracts.md, "History"), by walking through the versions.
-
-The demo shop's versions come in files, so they are ordered by the time that they say.
-"""
+"""What the histories of users and products should hold (docs/contracts.md, "History"), by walking through the versions."""
 
 from __future__ import annotations
 
@@ -16,29 +13,31 @@ BEGINNING = pd.Timestamp("1970-01-01")
 def history(versions: pd.DataFrame, key: str, member: dict[str, Any]) -> pd.DataFrame:
     """One row per key and version that says something new, and one of the unknown `member`, by key and time.
 
-    `versions` has one cleaned row per received version: `key`, what is said of it, `deleted_at`, and `version_at`, in
-    naive UTC. Raises ValueError when two versions of a key differ and have the same time: the shop writes none such.
+    `versions` has one cleaned row per version, those of a key in their order: `key`, what is said of it, `deleted_at`, and
+    `version_at`, in naive UTC.
     """
     content = [column for column in versions.columns if column not in (key, "version_at")]
     values = versions.astype(object).where(versions.notna(), None)
     received = zip(values[key], values["version_at"], values[content].itertuples(index=False, name=None), strict=True)
-    said = sorted({*received}, key=lambda version: version[:2])
+    said = sorted(received, key=lambda version: version[0])
 
     rows: list[dict[str, Any]] = []
     for value, of_key in groupby(said, key=lambda version: version[0]):
-        spells: list[tuple[pd.Timestamp, tuple]] = []
-        moment = None
+        # Since when a version holds: (that, its own time, what it says). The last of a moment counts.
+        held: list[tuple[pd.Timestamp, pd.Timestamp, tuple]] = []
         for _, version_at, says in of_key:
-            if version_at == moment:
-                raise ValueError(f"two versions of {key} {value} differ but have the same time")
-            moment = version_at
-            if not spells or spells[-1][1] != says:
-                spells.append((version_at, says))
-        ends = [version_at for version_at, _ in spells[1:]] + [None]
-        for number, ((version_at, says), end) in enumerate(zip(spells, ends, strict=True), start=1):
+            since = max(version_at, held[-1][0] if held else BEGINNING)
+            if held and held[-1][0] == since:
+                held.pop()
+            held.append((since, version_at, says))
+        spells = [
+            spell for before, spell in zip([None, *held], held, strict=False) if not before or before[2] != spell[2]
+        ]
+        ends = [since for since, *_ in spells[1:]] + [None]
+        for number, ((since, version_at, says), end) in enumerate(zip(spells, ends, strict=True), start=1):
             times = {
                 "version_at": version_at,
-                "valid_from": BEGINNING if number == 1 else version_at,
+                "valid_from": BEGINNING if number == 1 else since,
                 "valid_to": end,
                 "is_current": end is None,
             }

@@ -68,9 +68,10 @@ class DbtWarehouse:
     #: The parsed project, shared by all warehouses of a test run: parsing costs more than building.
     manifests: dict[Path, Manifest] = {}  # noqa: RUF012
 
-    def __init__(self, home: Path, project: Path = ROOT / "dbt_project") -> None:
+    def __init__(self, home: Path, project: Path = ROOT / "dbt_project", profiles: Path | None = None) -> None:
         self.home = home
         self.project = project
+        self.profiles = profiles or project
         self._last_load = 0
 
     @classmethod
@@ -185,7 +186,7 @@ class DbtWarehouse:
             "WAREHOUSE_HOME": str(self.home),
             "WAREHOUSE_SHOP": "demo_shop",
             "DBT_PROJECT_DIR": str(self.project),
-            "DBT_PROFILES_DIR": str(self.project),
+            "DBT_PROFILES_DIR": str(self.profiles),
             "DBT_LOG_PATH": str(self.home / "logs"),
         }
         before, folder = dict(os.environ), Path.cwd()

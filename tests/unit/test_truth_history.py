@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pandas as pd
-import pytest
 
 from ingestion.demo_shop import truth_history
 
@@ -33,7 +32,7 @@ def spells(table: pd.DataFrame, product_id: int) -> list[tuple]:
 
 def test_versions_follow_each_other_from_1970_on() -> None:
     table = truth_history.history(
-        versions((1, 20, "2024-02-01", None), (1, 10, "2024-01-01", None)), "product_id", MEMBER
+        versions((1, 10, "2024-01-01", None), (1, 20, "2024-02-01", None)), "product_id", MEMBER
     )
     assert spells(table, 1) == [(1, 10, "1970-01-01", "2024-02-01"), (2, 20, "2024-02-01", None)]
     assert spells(table, -1) == [(1, pd.NA, "1970-01-01", None)]
@@ -70,7 +69,13 @@ def test_a_deletion_is_a_version_and_a_comeback_another() -> None:
     assert [row[2] for row in spells(table, 1)] == ["1970-01-01", "2024-02-01", "2024-03-01"]
 
 
-def test_two_different_versions_of_one_time_are_refused() -> None:
+def test_of_versions_of_one_time_the_last_counts() -> None:
     both = versions((1, 10, "2024-01-01", None), (1, 20, "2024-01-01", None))
-    with pytest.raises(ValueError, match="product_id 1 differ but have the same time"):
-        truth_history.history(both, "product_id", MEMBER)
+    assert spells(truth_history.history(both, "product_id", MEMBER), 1) == [(1, 20, "1970-01-01", None)]
+
+
+def test_a_version_that_steps_back_in_time_holds_from_the_one_before() -> None:
+    back = versions((1, 10, "2024-01-01", None), (1, 20, "2024-03-01", None), (1, 30, "2024-02-01", None))
+    table = truth_history.history(back, "product_id", MEMBER)
+    assert spells(table, 1) == [(1, 10, "1970-01-01", "2024-03-01"), (2, 30, "2024-03-01", None)]
+    assert table["version_at"].dropna().tolist()[-1] == pd.Timestamp("2024-02-01")
