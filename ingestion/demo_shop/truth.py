@@ -247,7 +247,8 @@ def allocate(
 
     All arguments have one element per line; `shipping` repeats the order's. Parts follow the amounts (the quantities
     where an order's amounts are all zero; equal parts where its quantities are, too), rounded down to cents; the cents
-    left over go to the largest remainders, ties to the smaller line id. Shipping that is no whole number of cents raises ValueError.
+    left over go to the largest remainders, ties to the smaller line id. Raises ValueError of shipping that is no whole
+    number of cents.
     """
     if (shipping % CENT != 0).any():
         raise ValueError("shipping is not a whole number of cents")

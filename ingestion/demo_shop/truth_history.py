@@ -1,4 +1,4 @@
-"""What the histories of users and products should hold (docs/contracts.md, "History"), by walking through the versions."""
+"""What the histories of users and products should hold (docs/contracts.md, "History"), version by version."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ BEGINNING = pd.Timestamp("1970-01-01")
 def history(versions: pd.DataFrame, key: str, member: dict[str, Any]) -> pd.DataFrame:
     """One row per key and version that says something new, and one of the unknown `member`, by key and time.
 
-    `versions` has one cleaned row per version, those of a key in their order: `key`, what is said of it, `deleted_at`, and
-    `version_at`, in naive UTC.
+    `versions` has one cleaned row per version, those of a key in their order: `key`, what is said of it, `deleted_at`,
+    and `version_at`, in naive UTC.
     """
     content = [column for column in versions.columns if column not in (key, "version_at")]
     values = versions.astype(object).where(versions.notna(), None)
@@ -30,9 +30,8 @@ def history(versions: pd.DataFrame, key: str, member: dict[str, Any]) -> pd.Data
             if held and held[-1][0] == since:
                 held.pop()
             held.append((since, version_at, says))
-        spells = [
-            spell for before, spell in zip([None, *held], held, strict=False) if not before or before[2] != spell[2]
-        ]
+        before = [None, *(says for *_, says in held)]
+        spells = [spell for spell, said_before in zip(held, before, strict=False) if spell[2] != said_before]
         ends = [since for since, *_ in spells[1:]] + [None]
         for number, ((since, version_at, says), end) in enumerate(zip(spells, ends, strict=True), start=1):
             times = {

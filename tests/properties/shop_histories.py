@@ -8,7 +8,7 @@ gives each of many histories a range of ids, and splits all of them into the sam
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -52,7 +52,7 @@ History = list[Row]
 
 # What the sources say
 
-# Midnights of the shop on either side of the changes of the clock, of a month's and of a year's end; few, so that times are often equal.
+# Midnights of the shop around a change of the clock, a month's end and a year's; few, so that times are often equal.
 MOMENTS = [
     datetime(2024, 3, 15, 12),
     datetime(2023, 12, 31, 22, 59),
@@ -134,6 +134,13 @@ occurred = st.builds(
     st.sampled_from(CLICKS_AFTER),
 )
 
+
+def delivered(event: dict[str, Cell | None], delay: timedelta, style: int) -> dict[str, Cell | None]:
+    """A delivery of an event, so long after it."""
+    received_at = event["occurred_at"].value + delay
+    return event | {"received_at": Cell(received_at, written(received_at, style))}
+
+
 #: Two users, three products and orders, eight lines; where a row may name one more, nobody knows it.
 SAYS: dict[str, st.SearchStrategy[dict[str, Cell | None]]] = {
     "shop.orders": st.fixed_dictionaries(
@@ -193,14 +200,7 @@ SAYS: dict[str, st.SearchStrategy[dict[str, Cell | None]]] = {
         | version
     ),
     "web.events": st.builds(
-        lambda content, delay, style: (
-            content
-            | {
-                "received_at": Cell(
-                    content["occurred_at"].value + delay, written(content["occurred_at"].value + delay, style)
-                )
-            }
-        ),
+        delivered,
         st.fixed_dictionaries(
             {
                 "event_id": own_id(20),
@@ -261,23 +261,17 @@ def histories(draw: st.DrawFn) -> History:
 # From histories to raw
 
 
-def received(
-    all_histories: Sequence[History], rounds: int, late: Iterable[tuple[int, str]] = ()
-) -> list[list[Received]]:
+def received(all_histories: Sequence[History], rounds: int, late: Container[tuple[int, str]]) -> list[list[Received]]:
     """The rows of raw by round, in each of which a stream has at most one load.
 
-    The loads of `late` (round, stream) got their ids before the loads of the round before were committed.
+    Those of `late` (round, stream) got their ids before the round before was loaded.
     """
-    late = set(late)
     result: list[list[Received]] = [[] for _ in range(rounds)]
     seen: set[tuple] = set()
     for place, history in enumerate(all_histories, start=1):
         for row in history:
             turn = row.twelfth * rounds // TWELFTHS
-            stream = list(STREAMS).index(row.stream)
-            load_id = (
-                (turn - 1) * 100 + 110 + stream if (turn, row.stream) in late and turn else turn * 100 + 150 + stream
-            )
+            load_id = 100 * turn + list(STREAMS).index(row.stream) + (10 if (turn, row.stream) in late else 150)
             one = _received(row, place * IDS_OF_A_HISTORY, load_id, len(result[turn]) + 1, turn)
             # A load does not have a row of a file twice, nor does it both bring and withdraw it.
             identity = (turn, one.stream, one.file, one.row_hash, one.occurrence)

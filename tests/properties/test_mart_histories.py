@@ -92,8 +92,8 @@ def commit(warehouse: DbtWarehouse, rows: Sequence[Received]) -> None:
                 "_sdc_source_file": [row.file for row in of_stream],
                 "_sdc_occurrence": [row.occurrence and str(row.occurrence) for row in of_stream],
             }
-            raw = pd.DataFrame(texts | metadata, dtype="string")
-            connection.execute(f"insert into raw_{source}.{table} by name select * from raw")
+            connection.register("received", pd.DataFrame(texts | metadata, dtype="string"))
+            connection.execute(f"insert into raw_{source}.{table} by name select * from received")
             for load_id in sorted({row.load_id for row in of_stream}):
                 loaded = sum(row.load_id == load_id for row in of_stream)
                 connection.execute(
@@ -114,7 +114,7 @@ def with_threads(warehouse: DbtWarehouse, threads: int) -> DbtWarehouse:
 
 
 class Build:
-    """A warehouse that receives histories, load after load; `number` decides how many rounds and which loads are late."""
+    """A warehouse that receives histories; `number` decides in how many rounds, and which loads are late."""
 
     def __init__(self, all_histories: Sequence[History], number: int, home: Path) -> None:
         chance = random.Random(number)
@@ -153,9 +153,9 @@ class Build:
         return read_marts(copy.home / "marts.duckdb")
 
     def reordered(self) -> Marts:
-        """The marts of a first build on one thread, of raw whose rows lie in another order and whose streams came in another.
+        """The marts of a first build on one thread, of raw whose rows and loads are in another order.
 
-        The loads of one stream keep their order: it is part of what they say.
+        The loads of one stream keep their order among themselves: it is part of what they say.
         """
         chance = random.Random(len(self.rows))
         loads = {stream: sorted({row.load_id for row in self.rows if row.stream == stream}) for stream in STREAMS}
