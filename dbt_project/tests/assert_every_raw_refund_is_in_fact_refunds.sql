@@ -26,7 +26,12 @@ raw_refunds as (
     left join order_items
         on refunds.order_line_id = order_items.order_line_id
     left join orders
-        on coalesce(order_items.order_id, refunds.order_id) = orders.order_id
+        on
+            -- A line may name no order: then the order that the refund names does not count either.
+            case
+                when order_items.order_line_id is null then refunds.order_id
+                else order_items.order_id
+            end = orders.order_id
     where
         not refunds.is_deleted
         and not coalesce(order_items.is_deleted, false)

@@ -274,9 +274,11 @@ class _Facts:
         lines = current(tables["order_items"], "order_line_id")
         refunds = current(tables["refunds"], "refund_id")
         lines["amount"] = lines["quantity"] * lines["unit_price"] - lines["discount"]
-        # A refund belongs to the order of its line; without the line, to the order that it names.
+        # A refund belongs to the order of its line; without the line, to the order that it names. Either may name none.
+        lines["order_id"] = lines["order_id"].fillna(UNKNOWN)
         order_of_line = lines.set_index("order_line_id")["order_id"]
-        refunds["order_id"] = refunds["order_line_id"].map(order_of_line).fillna(refunds["order_id"]).astype("Int64")
+        order_of_line = refunds["order_line_id"].map(order_of_line).fillna(refunds["order_id"])
+        refunds["order_id"] = order_of_line.fillna(UNKNOWN).astype("Int64")
         gone_orders = set(orders.loc[orders["deleted_at"].notna(), "order_id"])
         gone_lines = set(lines.loc[lines["deleted_at"].notna(), "order_line_id"])
         self._orders = orders[orders["deleted_at"].isna()]

@@ -26,7 +26,6 @@ KEYS = {
     "web.events": ("event_id",),
     "stock.stock_levels": ("product_id", "recorded_at"),
 }
-UNKNOWN_ORDER = -1
 _OWN_TIME = {"web.events": "received_at", "stock.stock_levels": "recorded_at"}
 
 
@@ -170,7 +169,6 @@ def _value(version: Version, name: str) -> Any:
         "shipping_cost": 0,
         "currency": "EUR",
         "created_at": version.version_at,
-        "order_id": UNKNOWN_ORDER,
     }
     return missing.get(name) if value is None else value
 
