@@ -220,7 +220,7 @@ SAYS: dict[str, st.SearchStrategy[dict[str, Cell | None]]] = {
 TURNS = st.sampled_from(
     [stream for stream, turns in zip(SAYS, (6, 12, 4, 3, 4, 9, 2), strict=True) for _ in range(turns)]
 )
-FATES = st.sampled_from(["new"] * 5 + ["delete", "withdraw", "repeat"] + ["new"] * 5)
+FATES = st.sampled_from(["new"] * 5 + ["delete", "withdraw", "withdraw", "repeat"] + ["new"] * 5)
 twelfth = st.integers(0, TWELFTHS - 1)
 
 

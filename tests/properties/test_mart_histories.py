@@ -186,20 +186,38 @@ def histories_that_differ(left: Marts, right: Marts) -> set[int]:
     return found
 
 
+def compared(candidates: Sequence[History], number: int, way: str, home: Path) -> tuple[Marts, Marts]:
+    """The marts of a new warehouse with these histories, built in a way, and the truth."""
+    build = Build(candidates, number, home)
+    try:
+        found = {name: getattr(build, name)() for name in WAYS[: WAYS.index(way) + 1]}
+        return found[way], build.truth()
+    finally:
+        shutil.rmtree(home)
+
+
+def culprits(all_histories: Sequence[History], number: int, way: str, home: Path) -> Sequence[History]:
+    """As few histories as make a difference that no row of their own shows, only a mart of all of them."""
+    while len(all_histories) > 1:
+        half = len(all_histories) // 2
+        for part in (all_histories[:half], all_histories[half:]):
+            if differences(*compared(part, number, way, home)):
+                all_histories = part
+                break
+        else:
+            break
+    return all_histories
+
+
 def reduced(history: History, number: int, way: str, home: Path) -> History:
     """As few rows of a history as still differ, tried in as many warehouses as there is time for.
 
     A warehouse holds 25 histories, so it tells at once of 25 parts whether the history differs without them.
     """
     parts, deadline = HISTORIES_OF_A_WAREHOUSE, time.monotonic() + REDUCTION_SECONDS
-    attempts = itertools.count()
 
     def differ(candidates: Sequence[History]) -> list[bool]:
-        folder = home / f"attempt-{next(attempts)}"
-        build = Build(candidates, number, folder)
-        found = {name: getattr(build, name)() for name in WAYS[: WAYS.index(way) + 1]}
-        different = histories_that_differ(found[way], build.truth())
-        shutil.rmtree(folder)
+        different = histories_that_differ(*compared(candidates, number, way, home))
         return [place in different for place in range(len(candidates))]
 
     while time.monotonic() < deadline:
@@ -249,10 +267,13 @@ def check(number: int, home: Path) -> int:
         found = differences(marts, expected)
         if found:
             message = [f"warehouse {number}, {way} (left) against the truth (right):", *found]
-            for place in sorted(histories_that_differ(marts, expected))[:1]:
-                least = reduced(histories_here[place], number, way, home / "reduced")
-                first_id = (place + 1) * IDS_OF_A_HISTORY
-                message += [f"The history of the ids from {first_id} on, reduced:", told(least, build.rounds)]
+            places = sorted(histories_that_differ(marts, expected))
+            if places:
+                message += [f"The history of the ids from {(places[0] + 1) * IDS_OF_A_HISTORY} on, reduced:"]
+                message += [told(reduced(histories_here[places[0]], number, way, home / "reduced"), build.rounds)]
+            else:
+                for history in culprits(histories_here, number, way, home / "reduced"):
+                    message += ["A history with which it differs:", told(history, build.rounds)]
             pytest.fail("\n".join(message), pytrace=False)
     return len(build.rows)
 
