@@ -227,7 +227,8 @@ twelfth = st.integers(0, TWELFTHS - 1)
 @st.composite
 def histories(draw: st.DrawFn) -> History:
     """One history. Orders, lines and refunds are of files, or of a database: never of both, for one key."""
-    of_database = draw(st.booleans())
+    # The first that is drawn never equals that of hypothesis's first example, so it is no boolean.
+    of_database = draw(st.integers(0, 999)) % 2 == 1
     rows: History = []
     for _ in range(draw(st.integers(40, 80))):
         stream, fate = draw(TURNS), draw(FATES)

@@ -37,7 +37,7 @@ THRESHOLDS = (
     (truth_customers, "recommendation_orders_min", 1),
     (truth_customers, "recommendations_per_product", 1),
     (truth_customers, "basket_products_max", 2),
-    (truth_engagement, "trending_clicks_min", 3),
+    (truth_engagement, "trending_clicks_min", 2),
 )
 VARS = ("--vars", "{" + ", ".join(f"{name}: {value}" for _, name, value in THRESHOLDS) + "}")
 FIRST_BUILD = ("build", "--resource-type", "model", "seed", *VARS)
