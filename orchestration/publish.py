@@ -197,7 +197,10 @@ def _note_published(connection: duckdb.DuckDBPyConnection, file: Path, run_id: s
             "select version, invocation_id, 'publish', published_at, load_bound, null from meta.publish_info"
         ).fetchall()
     for row in rows:
-        known = connection.execute("select 1 from ops.publishes where version = ?", [row[0]]).fetchall()
+        # Numbers begin anew where the published files were removed.
+        known = connection.execute(
+            "select 1 from ops.publishes where version = ? and invocation_id = ?", [row[0], row[1]]
+        ).fetchall()
         if not known:
             connection.execute("insert into ops.publishes values (?, ?, ?, ?, ?, ?, ?)", [*row, run_id])
 

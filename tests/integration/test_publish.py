@@ -343,3 +343,12 @@ def test_what_could_not_be_noted_is_noted_by_the_next_publish(home: Settings) ->
         connection.execute("delete from ops.publishes")
     publish(home)
     assert [row[:3] for row in noted(home)] == [("publish", 1, "first")]
+
+
+def test_a_number_that_is_given_again_is_noted_again(home: Settings) -> None:
+    """Numbers begin anew where nothing is published any more; the build is another."""
+    publish(home)
+    home.published_file.unlink()
+    build(home, "second", price=20)
+    publish(home)
+    assert [row[:3] for row in noted(home)] == [("publish", 1, "first"), ("publish", 1, "second")]
