@@ -231,9 +231,13 @@
     ) as failing
     limit {{ var('failing_rows_kept') }};
     {%- endfor %}
-    {#- Nothing is older than what the history keeps, but the rows of a build long ago. -#}
+    {#- Nothing is older than what the history keeps, but the rows of a build long ago. What was skipped has no time of its own, but
+        that of its build. -#}
+    {%- set skipped_at -%}
+        (select max(builds.started_at) from {{ ops }}.builds as builds where builds.invocation_id = model_runs.invocation_id)
+    {%- endset -%}
     {%- for table, moment, days in [
-        ('model_runs', 'finished_at', var('run_history_days')),
+        ('model_runs', 'coalesce(finished_at, ' ~ skipped_at ~ ')', var('run_history_days')),
         ('test_results', 'executed_at', var('run_history_days')),
         ('failing_rows', 'found_at', var('failing_rows_days')),
     ] %}

@@ -145,6 +145,8 @@ def test_the_history_does_not_grow_for_ever(built: DbtWarehouse) -> None:
             "update ops.test_results set executed_at = now() - interval 729 day;"
             "insert into ops.failing_rows values ('old', 't', 'm', 'error', '{}', now() - interval 31 day)"
         )
+        connection.execute("update ops.model_runs set status = 'skipped', finished_at = null where name = 'dim_date'")
+        connection.execute("update ops.builds set started_at = now() - interval 731 day")
     built.dbt("run", "--select", "dim_users")
     assert ops(built, "select name from ops.model_runs") == [("dim_users",)]
     assert ops(built, "select count(*) > 60 from ops.test_results") == [(True,)]
