@@ -17,7 +17,7 @@ import io
 import json
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ ROW_HASH = "_sdc_row_hash"
 
 _CHUNK = 1 << 20
 _OVERSIZE_PREFIX = 1000
+_FETCH_ROWS = 10_000
 _DELIMITERS = ",;\t|:"
 # A value that DuckDB's JSON would not give back as written: trailing zeros, exponents, many digits, nested values.
 _INEXACT_JSON = re.compile(
@@ -491,13 +492,17 @@ def _jsonl_sql(
     sound = [names for (names,) in shapes if names is not None and len(set(names)) == len(names)]
     where = ""
     if len(sound) < len(shapes):
-        con.execute(
-            f"insert into {REJECTS} select fault, null, cast(to_json({{'line': line}}) as varchar), {LINE_NUMBER}"
+        faulty = con.execute(
+            f"select {LINE_NUMBER}, fault"
             " from (select *, case when not json_valid(line) then 'not JSON'"
             " when not starts_with(line, '{') then 'not a JSON object'"
             " when len(json_keys(line)) <> len(list_distinct(json_keys(line)))"
-            f" then 'a key occurs twice in the object' end as fault from {lines}) where fault is not null"
+            f" then 'a key occurs twice in the object' end as fault from {lines})"
+            f" where fault is not null order by {LINE_NUMBER}"
         )
+        # The clean file may have their numbers as texts.
+        sift.reject_jsonl(row for rows in iter(lambda: faulty.fetchmany(_FETCH_ROWS), []) for row in rows)
+        sift.load_rejects(con)
         where = f" where {LINE_NUMBER} not in (select line_number from {REJECTS})"
     found = list(dict.fromkeys(name for names in sound for name in names))
     spelled = _checked_columns(found, config, spelling) if sound else found
@@ -648,14 +653,8 @@ class _Sift:
 
         Where DuckDB would not give a value back as written, all values of the object are turned into text.
         """
-        number = 0
         with _open(self._path, self._config.encoding) as file, self._outputs() as (clean, rejects):
-            for line in _lines(file, self.max_line_bytes):
-                if isinstance(line, bytes):
-                    line = line.strip(b" \t\r\n")
-                    if not line:
-                        continue
-                number += 1
+            for number, line in self._json_lines(file):
                 if isinstance(line, _Oversized):
                     _reject(rejects, number, line, None, self.max_line_bytes)
                     continue
@@ -677,6 +676,25 @@ class _Sift:
                 else:
                     clean.write(b"%d\x01%b\n" % (number, record))
         return self._clean
+
+    def reject_jsonl(self, faults: Iterable[tuple[int, str]]) -> None:
+        """Begin the rejects anew, with lines of the file as they are: number and fault of each, by number."""
+        with _open(self._path, self._config.encoding) as file, self._rejects.open("w", encoding="utf-8") as rejects:
+            lines = self._json_lines(file)
+            for faulty, fault in faults:
+                line = next(line for number, line in lines if number == faulty)
+                _reject(rejects, faulty, line, fault, self.max_line_bytes)
+
+    def _json_lines(self, file: _Readable) -> Iterator[tuple[int, bytes | _Oversized]]:
+        """The lines that are not blank, without the blanks around them, numbered from 1."""
+        number = 0
+        for line in _lines(file, self.max_line_bytes):
+            if isinstance(line, bytes):
+                line = line.strip(b" \t\r\n")
+                if not line:
+                    continue
+            number += 1
+            yield number, line
 
     def load_rejects(self, con: duckdb.DuckDBPyConnection) -> None:
         """Add what was rejected to the table `rejects`."""
@@ -713,17 +731,23 @@ def _reject(
 
 
 class _Recoded:
-    """A byte stream in another encoding, read as UTF-8. What the encoding does not know stays invalid."""
+    """A byte stream in another encoding, read as UTF-8. What the encoding does not know stays invalid.
+
+    Reading raises OSError where that cannot be: UTF-16 that is cut off, or without its mark.
+    """
 
     def __init__(self, file: _Readable, encoding: str) -> None:
         self._file = file
         self._decoder = codecs.getincrementaldecoder(encoding)(errors="surrogateescape")
 
     def read(self, size: int, /) -> bytes:
-        while chunk := self._file.read(size):
-            if text := self._decoder.decode(chunk):
-                return text.encode(errors="surrogateescape")
-        return self._decoder.decode(b"", final=True).encode(errors="surrogateescape")
+        try:
+            while chunk := self._file.read(size):
+                if text := self._decoder.decode(chunk):
+                    return text.encode(errors="surrogateescape")
+            return self._decoder.decode(b"", final=True).encode(errors="surrogateescape")
+        except UnicodeError as error:
+            raise OSError(str(error)) from error
 
 
 def _decompressed(path: Path) -> pa.NativeFile | io.FileIO:

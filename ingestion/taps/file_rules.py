@@ -100,7 +100,8 @@ _SURE = {
     + r"|1\d{9}|1\d{12}",
 }
 _ANY = r"[^\x00]*"
-_NOT_BLANK = r" *[^ \x00][^\x00]*"
+# Beyond ASCII there are more blanks that trim takes away.
+_NOT_BLANK = r" *[\x01-\x1f!-\x7f][^\x00]*"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from ingestion.taps.file_rules import BOOLEANS, kinds, obligatory
 
 _DIGITS = {"integer": 9, "bigint": 18, "decimal": 14}
 _DECIMALS = 4
-_FROM, _UNTIL = datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+# In microseconds, because Python's datetime has no year 0.
+_FROM, _UNTIL = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000 for year in (1970, 2100))
 _BOOLEANS = [*BOOLEANS, "", None]
 
 
@@ -42,8 +43,9 @@ def _is_sure(texts: pa.StringArray, kind: str | None, is_needed: bool, source: s
     if not len(content):
         return True
     if kind is None:
-        # In a CSV file there is no NUL, as its bytes tell.
-        return (source == "csv" or content.min() > 0) and not (is_needed and np.any(content[ends[:-1]] == ord(" ")))
+        # In a CSV file there is no NUL, as its bytes tell. Other blanks than " " have more than one byte.
+        first = content[ends[:-1]] if is_needed else content[:0]
+        return (source == "csv" or content.min() > 0) and not np.any((first == ord(" ")) | (first > 127))
     if kind == "boolean":
         return bool(pc.all(pc.is_in(texts, pa.array(_BOOLEANS))).as_py())
     if kind in ("timestamp", "date"):
@@ -96,8 +98,7 @@ def _are_moments(texts: pa.StringArray, content: np.ndarray, lengths: np.ndarray
         bounds = pc.min_max(pc.cast(texts, pa.timestamp("us", zone)))
     except pa.ArrowInvalid:
         return False
-    low, high = (bounds[at].as_py().replace(tzinfo=UTC) for at in ("min", "max"))
-    return low >= _FROM and high <= _UNTIL
+    return bounds["min"].value >= _FROM and bounds["max"].value <= _UNTIL
 
 
 @lru_cache(4)

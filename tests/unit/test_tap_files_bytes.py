@@ -35,6 +35,7 @@ ALPHABETS = {
 NEAR_MOMENTS = [
     *("2026-02-30", "2026-13-01", "1969-12-31", "2100-01-02", "2026-07-01T24:00:00Z", "2026-07-01T10:60:00Z"),
     *("2026-07-01T10:20:30", "2026-07-01 10:20:30", "2026-07-01T10:20:30.5Z", "2026-07-01T10:20:30+02:00", "2026-07"),
+    *("0000-01-01", "0000-12-31T00:00:00Z", "9999-12-31", "0000-00-00"),
     *("2026-07-01T10:20:60Z", "2026-07-01T10:20:30.123456Z", "2026-07-01x10:20:30Z", "2100-01-01T00:00:00Z"),
 ]
 
@@ -91,7 +92,7 @@ def test_numbers_that_the_type_does_not_hold_are_unsure(kind, text):
     assert unsure_columns(config(kind), ["v"], chunk(["1", text])) == ["v"]
 
 
-@pytest.mark.parametrize("texts", [["x", ""], ["x", None], ["x", " "], [" x"]])
+@pytest.mark.parametrize("texts", [["x", ""], ["x", None], ["x", " "], [" x"], ["\u00a0"], ["\u3000x"]])
 def test_what_may_be_blank_is_unsure_where_it_must_not_be(texts):
     assert unsure_columns(config(None, needed=True), ["v"], chunk(texts)) == ["v"]
     assert unsure_columns(config(None), ["v"], chunk(texts)) == []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ingestion.lake import connect
 from ingestion.taps import file_reading
 from ingestion.taps.file_config import FileStreamConfig
-from ingestion.taps.file_reading import _is_regular, _json_fields, read_file
+from ingestion.taps.file_reading import FileFault, _is_regular, _json_fields, read_file
 
 TEXT = st.text(st.sampled_from(" \",;\n\r\t'xé1.0\\#"), max_size=6)
 FIELD = st.one_of(st.none(), TEXT)
@@ -122,6 +122,12 @@ def test_utf_16_is_an_encoding_too():
     assert read("a,b\n1,é\n".encode("utf-16"), encoding="utf-16")[0] == [("1", "é")]
 
 
+@pytest.mark.parametrize("content", ["a,b\n1,é\n".encode("utf-16")[:-1], b"a,b\n1,2\n"])
+def test_utf_16_that_is_cut_off_or_none_is_a_fault(content):
+    with pytest.raises(FileFault, match=r"truncated or damaged: .*(utf|UTF)-16"):
+        read(content, encoding="utf-16")
+
+
 def test_bytes_that_the_encoding_does_not_know_are_rejected():
     rows, numbers, rejects = read(b"a,b\n1,\x81\n2,\x80\n", encoding="cp1252")
     assert (rows, numbers, rejects) == ([("2", "€")], [2], [{"line": "1,\\x81"}])
@@ -169,6 +175,13 @@ def test_numbers_come_back_as_written_beside_texts_that_look_like_them():
     assert len(rejects) == 1
     rows, _, _ = read(b'{"a": 1.50, "b": "x: 2.50, \xc3\xa9", "c": -0}\n{"a":12345678901234567890}\n', "jsonl")
     assert rows == [("1.50", "x: 2.50, é", "-0"), ("12345678901234567890", None, None)]
+
+
+def test_a_line_that_is_no_object_is_rejected_byte_for_byte():
+    lines = ['{"a": 1.50, "b": 01}', '{"a": 2}', "", '{"a": 1e5, "a": 2}', "[1, 2]", ' {"a": -0} x', '{"a": 3}']
+    rows, numbers, rejects = read("\n".join(lines).encode(), "jsonl")
+    assert (rows, numbers) == ([("2",), ("3",)], [2, 6])
+    assert rejects == [{"line": line.strip()} for line in (lines[0], *lines[3:6])]
 
 
 @pytest.mark.parametrize("text", ["", "x", "[1]", '{"a" 1}', '{"a": 1,}', '{"a": 1} 2', '{"a": 1, "a": 2}', "{1: 2}"])

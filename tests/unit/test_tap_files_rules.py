@@ -109,6 +109,13 @@ def test_a_stream_without_rules_needs_no_query():
     assert broken_sql(FileStreamConfig(name="s", path="*", format="csv"), ["v"], "records") is None
 
 
+@pytest.mark.parametrize("blank", [" ", "\u00a0", " \u3000 "])
+def test_a_key_of_blanks_is_missing(con, blank):
+    config = FileStreamConfig(name="s", path="*", format="csv", keys=("id",))
+    con.execute("create or replace temp table blanks as select $1 as id, 1 as _sdc_line_number", [blank])
+    assert [row[0] for row in con.execute(broken_sql(config, ["id"], "blanks")).fetchall()] == ["key id is missing"]
+
+
 def test_the_first_broken_rule_is_told_with_the_record(con):
     config = FileStreamConfig(name="s", path="*", format="csv", keys=("id",), columns={"n": "integer"})
     con.execute("create temp table records as select null as id, 'x' as n, 1 as _sdc_line_number")
