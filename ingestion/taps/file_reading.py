@@ -206,7 +206,8 @@ def header_columns(
                     complete = False
                     break
                 with contextlib.suppress(ValueError):  # Reading the file will quarantine the line.
-                    names.update(dict.fromkeys(_json_fields(line.decode()) if isinstance(line, bytes) else ()))
+                    fields = _json_fields(line.decode()) if isinstance(line, bytes) else {}
+                    names.update((name, None) for name in fields if "\0" not in name and _encodable(name))
             return _checked_columns(list(names), config, spelling, complete=complete) if names else []
     except (OSError, EOFError, duckdb.Error) as error:
         raise FileFault(f"not readable: {first_line(error)}") from error
@@ -489,15 +490,20 @@ def _jsonl_sql(
     )
     keys = "case when json_valid(line) and starts_with(line, '{') then json_keys(line) end"
     shapes = con.execute(f"select distinct {keys} from {lines} order by all").fetchall()
-    sound = [names for (names,) in shapes if names is not None and len(set(names)) == len(names)]
+    sound = [
+        names
+        for (names,) in shapes
+        if names is not None and len(set(names)) == len(names) and "\0" not in "".join(names)
+    ]
     where = ""
     if len(sound) < len(shapes):
         faulty = con.execute(
             f"select {LINE_NUMBER}, fault"
             " from (select *, case when not json_valid(line) then 'not JSON'"
             " when not starts_with(line, '{') then 'not a JSON object'"
-            " when len(json_keys(line)) <> len(list_distinct(json_keys(line)))"
-            f" then 'a key occurs twice in the object' end as fault from {lines})"
+            " when len(json_keys(line)) <> len(list_distinct(json_keys(line))) then 'a key occurs twice in the object'"
+            " when contains(array_to_string(json_keys(line), ''), chr(0)) then 'NUL character in a key' end as fault"
+            f" from {lines})"
             f" where fault is not null order by {LINE_NUMBER}"
         )
         # The clean file may have their numbers as texts.

@@ -283,16 +283,19 @@ def test_bad_json_lines_go_to_quarantine(tmp_path):
         '{"id": 7.10,}',
         '{"id": 8} x',
         '{"id": 9}',
+        '{"id": 10, "\\u0000c": 1}',
+        '{"id": 1.10, "\\ud800": 1}',
     ]
     shop = Shop(tmp_path, format="jsonl", keys=["id"])
     shop.put("1.jsonl", "\n".join(lines))
     assert shop.run().faults == []
     assert [row["id"] for row in shop.data_rows()] == ["1", "9"]
-    assert [row["line_number"] for row in shop.quarantine()] == [2, 3, 4, 5, 6, 7, 8, 9, 10]
+    assert [row["line_number"] for row in shop.quarantine()] == [2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13]
     reasons = {row["line_number"]: row["reason"] for row in shop.quarantine()}
     assert reasons[2] == "not a JSON object"
     assert reasons[3] == reasons[9] == reasons[10] == "not JSON"
     assert reasons[4] == reasons[5] == "a key occurs twice in the object"
+    assert reasons[12] == "NUL character in a key"
     assert [row["payload"] for row in shop.quarantine()][1] == json.dumps({"line": lines[2]}, separators=(",", ":"))
     shop.assert_counted()
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ingestion.lake import connect
 from ingestion.taps import file_reading
 from ingestion.taps.file_config import FileStreamConfig
-from ingestion.taps.file_reading import FileFault, _is_regular, _json_fields, read_file
+from ingestion.taps.file_reading import FileFault, _is_regular, _json_fields, header_columns, read_file
 
 TEXT = st.text(st.sampled_from(" \",;\n\r\t'xé1.0\\#"), max_size=6)
 FIELD = st.one_of(st.none(), TEXT)
@@ -175,6 +175,12 @@ def test_numbers_come_back_as_written_beside_texts_that_look_like_them():
     assert len(rejects) == 1
     rows, _, _ = read(b'{"a": 1.50, "b": "x: 2.50, \xc3\xa9", "c": -0}\n{"a":12345678901234567890}\n', "jsonl")
     assert rows == [("1.50", "x: 2.50, é", "-0"), ("12345678901234567890", None, None)]
+
+
+def test_names_that_are_no_text_are_no_columns(tmp_path):
+    (tmp_path / "file").write_text('{"a": 1}\n{"b\\u0000": 1}\n{"\\ud800": 1}\n')
+    config = FileStreamConfig(name="s", path="*", format="jsonl")
+    assert header_columns(tmp_path / "file", config, max_line_bytes=100, spelling={}, whole=True) == ["a"]
 
 
 def test_a_line_that_is_no_object_is_rejected_byte_for_byte():
