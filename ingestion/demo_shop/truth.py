@@ -163,7 +163,7 @@ def dim_users(users: pd.DataFrame) -> pd.DataFrame:
     median = median_half_up(own_age[table["deleted_at"].isna()].dropna().tolist())
     table["age"] = own_age.fillna(median) if median is not None else own_age
     table.insert(6, "is_age_imputed", (own_age.isna() & (median is not None)).astype(bool))
-    table.insert(7, "age_group", [age_group(value) for value in table["age"]])
+    table.insert(7, "age_group", pd.Series([age_group(value) for value in table["age"]], table.index, dtype=object))
     return _with_member(table, UNKNOWN_USER).sort_values("user_id", ignore_index=True)
 
 
