@@ -190,9 +190,11 @@ class DuckDBEngine:
         """
         self._kept_rows = 0
         # Memory that is in use stays, which is no fault.
-        with suppress(duckdb.OutOfMemoryException):
-            self._con.execute(f"set memory_limit = {literal(_KEPT_MEMORY)}")
-        self._con.execute(f"set memory_limit = {literal(self._memory_limit)}")
+        try:
+            with suppress(duckdb.OutOfMemoryException):
+                self._con.execute(f"set memory_limit = {literal(_KEPT_MEMORY)}")
+        finally:
+            self._con.execute(f"set memory_limit = {literal(self._memory_limit)}")
 
     def _fit_table(self, batch: Batch) -> None:
         """Make the raw table, or give it the batch's new columns and wider types."""

@@ -268,6 +268,7 @@ def check(number: int, home: Path) -> int:
         found = differences(marts, expected)
         if found:
             message = [f"warehouse {number}, {way} (left) against the truth (right):", *found]
+            print("\n".join(message))  # Before it is reduced, which takes its time.
             places = sorted(histories_that_differ(marts, expected))
             if places:
                 message += [f"The history of the ids from {(places[0] + 1) * IDS_OF_A_HISTORY} on, reduced:"]
