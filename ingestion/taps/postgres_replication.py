@@ -414,6 +414,8 @@ class Replication:
         is_newest = state and stream.stream_state.get("load_id") == manifest[-1].load_id
         position = state if state and is_newest else last
         if not position.complete:
+            if not any(origin["complete"] for origin in origins):
+                return None  # Of the first snapshot raw has a part: the log speaks of rows that it never had.
             return self._before_comparison(stream, position, table, system, slot, confirmed)
         if position.system != system.identifier:
             return self._refused(

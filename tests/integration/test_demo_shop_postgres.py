@@ -58,7 +58,7 @@ def days_as_files(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, pd
             shop.init(CONFIG, home, home / "source", say=quiet)
         else:
             shop.advance(home, home / "source", say=quiet)
-        tables = reading.read(home / "source").tables
+        tables = truth.in_order(reading.read(home / "source").tables)
         told.append({entity: truth.current(tables[entity], TABLES[entity].key) for entity in ENTITIES})
     return told
 

@@ -52,8 +52,8 @@ def test_tests_kill_faults_of_each_layer(tmp_path) -> None:
     targets = {target.path: target for target in judge.targets()}
     chosen: list[tuple[str, Mutant]] = []
     for path, operator in (
-        ("models/staging/demo_shop/stg_demo_shop__orders.sql", "comparison"),
-        ("models/intermediate/sales/int_orders__touched.sql", "comparison"),
+        ("models/staging/demo_shop/stg_demo_shop__order_items.sql", "sign"),
+        ("models/intermediate/versions/int_orders__current.sql", "join"),
         ("models/marts/sales/mart_daily_sales.sql", "aggregate"),
     ):
         chosen.append((path, next(mutant for mutant in targets[path].mutants if mutant.operator == operator)))
