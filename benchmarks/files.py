@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import duckdb
 import yaml
 
 from benchmarks.measure import Sample, Spread, ratios, run
+from benchmarks.project import environment
 
 _PROGRAMS = Path(sys.executable).parent
 _TYPES = {
@@ -117,7 +117,7 @@ class _Shop:
         return run(["bash", "-o", "pipefail", "-c", words], self.folder / "log", self._environment(), self.folder)
 
     def _environment(self) -> Mapping[str, str]:
-        return os.environ | {"WAREHOUSE_HOME": str(self.home), "WAREHOUSE_DATA": str(self.data)}
+        return environment(self.home, WAREHOUSE_DATA=str(self.data))
 
 
 def _write_lines(file: Path, first: int, last: int) -> None:
@@ -132,7 +132,7 @@ def _read_csv(folder: Path, file: Path, more: str) -> Sample:
         left.unlink()
     query = f"create table orders as from read_csv('{file}'{more})"
     script = f"import duckdb; con = duckdb.connect({str(database)!r}); con.execute({query!r}); con.close()"
-    return run([sys.executable, "-c", script], folder / "log", os.environ, folder)
+    return run([sys.executable, "-c", script], folder / "log", environment(folder), folder)
 
 
 def measure(folder: Path, *, rows: int, rounds: int, small_files: int) -> Results:

@@ -29,8 +29,8 @@ def make_project(folder: Path) -> None:
 
 
 def environment(home: Path, **more: str) -> Mapping[str, str]:
-    """What a user's shell would have, for the warehouse in `home`; none of this shell's settings of the project."""
-    ours = ("WAREHOUSE_", "TAP_", "TARGET_", "MELTANO_")
+    """A user's shell, for the warehouse in `home`, without what this one sets for the project or for Python."""
+    ours = ("WAREHOUSE_", "TAP_", "TARGET_", "MELTANO_", "PYTHON")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{inherited.get('PATH', os.defpath)}"
     return inherited | {"PATH": path, "WAREHOUSE_HOME": str(home), "WAREHOUSE_SHOP": "demo_shop"} | more

@@ -130,7 +130,7 @@ class Bench:
         """dlt's fastest backend."""
         script = Path(__file__).with_name("peer_dlt.py")
         words = (peers() / "python", script, self.server.dsn(), source.SCHEMA, table, folder / "x.duckdb", folder)
-        return run(words, self.logs / "dlt.log", os.environ, folder)
+        return run(words, self.logs / "dlt.log", environment(folder), folder)
 
     def singer(self, folder: Path, table: str) -> Sample:
         """MeltanoLabs' tap-postgres into target-duckdb, without Meltano around them."""
@@ -150,7 +150,7 @@ class Bench:
         load = _words(peers() / "target-duckdb", "--config", "target.json")
         # Through a file where the tap's end is noted: sh has no pipefail.
         command = f"({read} && touch done) | {load} && test -e done"
-        return run(("sh", "-c", command), self.logs / "singer.log", os.environ, folder)
+        return run(("sh", "-c", command), self.logs / "singer.log", environment(folder), folder)
 
     # Checks: a way that loads something else is not measured but reported.
 
