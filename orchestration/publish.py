@@ -90,7 +90,7 @@ def _publish(home: Settings) -> tuple[Published, bool]:
     beside = folder / ".next.duckdb"
     with _alone(folder), _unwritten(home) as connection:
         _remove(beside)  # what a killed publish left
-        build = _audited_build(connection, home.shop)
+        build = audited_build(connection, home.shop)
         current = published_version(home.published_file)
         if current and current.invocation_id == build.invocation_id:
             return current, False
@@ -251,8 +251,8 @@ def _unwritten(home: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def _audited_build(connection: duckdb.DuckDBPyConnection, shop: str) -> Build:
-    """The last build, if it is complete, passed, of this shop, and nothing was loaded after it."""
+def audited_build(connection: duckdb.DuckDBPyConnection, shop: str) -> Build:
+    """The last build. Raises UserError unless it is complete, passed, of this shop, and nothing was loaded after it."""
     try:
         row = connection.execute(
             "select invocation_id, command, is_complete, status, load_bound, shop, failures, started_at "

@@ -162,7 +162,7 @@ class Run:
             self.result["streams"] = summary.streams(self.home, self._since)
         if code:
             if tasks and tasks[0] == "dbt build":
-                self.result["build"] = summary.build(self.home)
+                self.result["build"] = summary.build(self.home, self._since)
             raise StageFailed(tasks[0] if tasks else "meltano", ended_by(code, "meltano") + what_matters(self._lines))
         self.result["is_published"] = True
         self._note("meltano", time.monotonic() - started - spent)
@@ -181,7 +181,7 @@ class Run:
         started = time.monotonic()
         file = self.home.published_file
         version = published_version(file)
-        self.result["build"] = summary.build(self.home)
+        self.result["build"] = summary.build(self.home, self._since)
         self.result["published"] = {"version": version.version if version else None, "file": str(file)}
         self.result["revenue"] = summary.revenue(file)
         self.result["changes"] = summary.changes(file.parent / "previous.duckdb", file)

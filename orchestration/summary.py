@@ -43,14 +43,15 @@ def streams(home: Settings, since: datetime) -> list[Record]:
         return []  # the run ended before the target made its tables
 
 
-def build(home: Settings) -> Record | None:
-    """The last dbt build; None when there was none."""
+def build(home: Settings, since: datetime) -> Record | None:
+    """The last dbt build, and whether it began since then; None when there was none."""
     with duckdb.connect(str(home.warehouse_file), read_only=True) as connection:
         try:
             rows = _records(
                 connection,
-                "select invocation_id, command, status, load_bound, models_built, tests_passed, failures"
-                " from ops.builds order by started_at desc limit 1",
+                "select invocation_id, command, status, load_bound, models_built, tests_passed, failures,"
+                " started_at >= ? as is_new from ops.builds order by started_at desc limit 1",
+                [since],
             )
         except duckdb.CatalogException:
             return None
@@ -142,8 +143,10 @@ def _streams_text(rows: list[Record]) -> str:
 
 def _build_text(run: Record) -> str:
     build, published = run["build"], run["published"]
+    unchanged = "" if build["is_new"] else "Nothing new to build since: "
     return (
-        f"{build['models_built']} models built, {build['tests_passed']} tests passed, {build['failures']} failed. "
+        f"{unchanged}{build['models_built']} models built, {build['tests_passed']} tests passed, "
+        f"{build['failures']} failed. "
         f"Version {published['version']} is published: {published['file']}"
     )
 

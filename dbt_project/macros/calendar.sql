@@ -24,3 +24,22 @@
 {% macro days_between(first_day, last_day) -%}
     cast({{ datediff(first_day, last_day, 'day') }} as integer)
 {%- endmacro %}
+
+{#- A query of the whole numbers, as `number`, from 0 to as many nines as `digits` says. -#}
+{% macro whole_numbers(digits) -%}
+    select
+        {%- for place in range(digits) %}
+        {{ '+ ' if place }}{{ 10 ** place }} * place_{{ place }}.digit
+        {%- endfor %} as number
+    from
+        {%- for place in range(digits) %}
+        {{ 'cross join ' if place }}(
+            {%- for digit in range(10) %}
+            select {{ digit }} as digit
+            {%- if not loop.last %}
+            union all
+            {%- endif %}
+            {%- endfor %}
+        ) as place_{{ place }}
+        {%- endfor %}
+{%- endmacro %}

@@ -10,6 +10,14 @@
     (select load_bound.load_id from {{ ops_database() }}.ops.load_bound as load_bound)
 {%- endmacro %}
 
+{#- The last moment that is no mistake: `future_days_max` days after this build fixed its load bound. -#}
+{% macro last_moment() -%}
+    (
+        select {{ dateadd('day', var('future_days_max'), naive_utc('load_bound.fixed_at')) }}
+        from {{ ops_database() }}.ops.load_bound as load_bound
+    )
+{%- endmacro %}
+
 {#- The load id up to which this model is built. A subquery, so that compiled code does not change from run to run. -#}
 {% macro watermark() -%}
     (

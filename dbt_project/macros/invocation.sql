@@ -183,9 +183,10 @@
 
 {% macro record_start() -%}
     {%- do run_query(
-        "insert into " ~ ops_database() ~ ".ops.builds (invocation_id, command, is_complete, status, load_bound, shop, started_at, run_id) "
+        "insert into " ~ ops_database() ~ ".ops.builds (invocation_id, command, is_complete, status, load_bound, shop, started_at, run_id, inputs_hash) "
         ~ "select '" ~ invocation_id ~ "', '" ~ flags.WHICH ~ "', " ~ is_complete_build() ~ ", 'running', load_id, '"
-        ~ shop() ~ "', now(), " ~ literal_or_null(run_id() or none) ~ " from " ~ ops_database() ~ ".ops.load_bound"
+        ~ shop() ~ "', now(), " ~ literal_or_null(run_id() or none) ~ ", "
+        ~ literal_or_null(env_var('WAREHOUSE_INPUTS_HASH', '') or none) ~ " from " ~ ops_database() ~ ".ops.load_bound"
     ) -%}
 {%- endmacro %}
 

@@ -96,6 +96,7 @@ faults as (
         span.days_count <> {{ days_between('span.first_day', 'span.last_day') }} + 1
         or span.first_day > events.first_day
         or span.last_day < events.last_day
+        or (span.days_count = 0 and events.first_day is not null)
 )
 
 select * from faults

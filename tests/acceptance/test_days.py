@@ -64,3 +64,19 @@ def test_after_each_day_marts_equal_truth_and_a_full_refresh(tmp_path: Path, ful
         assert len(sales) > 12
         assert sorted(sales) == sorted(query_truth(tmp_path / "truth"))
     assert versions == sorted(set(versions)), "every day must bring orders that the day before did not have"
+    check_that_nothing_new_is_not_built(pipeline)
+
+
+def check_that_nothing_new_is_not_built(pipeline: Pipeline) -> None:
+    """Once more the job: no build, the same version; and with a load more it builds again."""
+    last_build = "select count(*), max(invocation_id) from ops.builds"
+    with duckdb.connect(str(pipeline.home / "warehouse.duckdb"), read_only=True) as connection:
+        before = connection.execute(last_build).fetchall()
+    output = pipeline.run("meltano", "run", "daily")
+    assert "nothing to build" in output.stdout + output.stderr
+    with duckdb.connect(str(pipeline.home / "warehouse.duckdb"), read_only=True) as connection:
+        assert connection.execute(last_build).fetchall() == before
+    pipeline.run("demo-shop", "advance")
+    pipeline.run("meltano", "run", "daily")
+    with duckdb.connect(str(pipeline.home / "warehouse.duckdb"), read_only=True) as connection:
+        assert connection.execute(last_build).fetchall()[0][0] == before[0][0] + 1

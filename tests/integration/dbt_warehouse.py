@@ -65,12 +65,19 @@ OPS = """
 class DbtWarehouse:
     """One warehouse below `home`; `load` appends versions to raw, `dbt` runs dbt over it."""
 
-    #: The parsed project, shared by all warehouses of a test run: parsing costs more than building.
-    manifests: dict[Path, Manifest] = {}  # noqa: RUF012
+    #: The project parsed for a shop, shared by all warehouses of a test run: parsing costs more than building.
+    manifests: dict[tuple[Path, str], Manifest] = {}  # noqa: RUF012
 
-    def __init__(self, home: Path, project: Path = ROOT / "dbt_project", profiles: Path | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        project: Path = ROOT / "dbt_project",
+        profiles: Path | None = None,
+        shop: str = "demo_shop",
+    ) -> None:
         self.home = home
         self.project = project
+        self.shop = shop
         self.profiles = profiles or project
         self._last_load = 0
 
@@ -95,7 +102,7 @@ class DbtWarehouse:
     def copy(self, home: Path) -> DbtWarehouse:
         """A second warehouse in the same state."""
         shutil.copytree(self.home, home)
-        copied = DbtWarehouse(home, self.project)
+        copied = DbtWarehouse(home, self.project, self.profiles, self.shop)
         copied._last_load = self._last_load
         return copied
 
@@ -157,18 +164,18 @@ class DbtWarehouse:
     def try_dbt(self, *args: str) -> dbtRunnerResult:
         """Run dbt in this process, whatever comes out."""
         with self._environment():
-            runner = dbtRunner(manifest=self.manifests.get(self.project))
+            runner = dbtRunner(manifest=self.manifests.get((self.project, self.shop)))
             try:
                 result = runner.invoke([*args, "--quiet"])
                 if runner.manifest is None and result.success and args[0] == "parse":
-                    self.manifests[self.project] = result.result
+                    self.manifests[self.project, self.shop] = result.result
             finally:
                 DuckDBConnectionManager.close_all_connections()
         return result
 
     def parse(self) -> None:
         """Parse the project once, for all following commands."""
-        if self.project not in self.manifests:
+        if (self.project, self.shop) not in self.manifests:
             self.dbt("parse")
 
     @staticmethod
@@ -184,7 +191,7 @@ class DbtWarehouse:
     def _environment(self) -> Iterator[None]:
         changed = {
             "WAREHOUSE_HOME": str(self.home),
-            "WAREHOUSE_SHOP": "demo_shop",
+            "WAREHOUSE_SHOP": self.shop,
             "DBT_PROJECT_DIR": str(self.project),
             "DBT_PROFILES_DIR": str(self.profiles),
             "DBT_LOG_PATH": str(self.home / "logs"),

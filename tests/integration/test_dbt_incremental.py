@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.dbt_warehouse import DbtWarehouse
+from tests.integration.dbt_warehouse import STREAMS, DbtWarehouse
 from tests.pipeline import ROOT
 
 Row = dict[str, Any]
@@ -195,6 +195,29 @@ def test_an_incremental_build_equals_a_full_refresh(warehouse: DbtWarehouse, tmp
         assert all(marts[name] and marts[name] != before[name] for name in marts if name != "dim_date")
         assert warehouse.query("select count(*) from mart_money_reconciliation where difference <> 0") == [(0,)]
         before = marts
+
+
+def differing_staging(warehouse: DbtWarehouse) -> list[str]:
+    """Where a staging view shows not just what raw got up to the load bound, for the bound of each load."""
+    found = []
+    with warehouse.connect() as connection:
+        for stream in STREAMS:
+            source, table = stream.split(".")
+            raw = f"from raw_{source}.{table}"
+            loads = connection.execute(f"select distinct _sdc_load_id {raw}").fetchall()
+            assert len(loads) > 1
+            for (bound,) in loads:
+                connection.execute("update ops.load_bound set load_id = ?", [bound])
+                expected = connection.execute(f"select count(*) {raw} where _sdc_load_id <= {bound}").fetchall()
+                shown = connection.execute(f"select count(*) from staging.stg_demo_shop__{table}").fetchall()
+                if shown != expected:
+                    found.append(f"{table} at the bound of load {bound}: {shown} instead of {expected}")
+    return found
+
+
+def test_staging_shows_each_load_up_to_the_bound_and_none_beyond(warehouse: DbtWarehouse) -> None:
+    warehouse.load(CHANGES)
+    assert differing_staging(warehouse) == []
 
 
 def test_a_load_that_commits_after_later_ones_is_seen(warehouse: DbtWarehouse, tmp_path: Path) -> None:

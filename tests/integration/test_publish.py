@@ -24,6 +24,10 @@ FIRST_LOAD, SECOND_LOAD = 1_000, 2_000
 
 @pytest.fixture
 def home(tmp_path: Path) -> Settings:
+    return built(tmp_path)
+
+
+def built(tmp_path: Path) -> Settings:
     """A warehouse with one load and its complete, passed build of 1000 rows a 10.00."""
     settings = Settings(shop="demo_shop", home=tmp_path, data=tmp_path / "source")
     with duckdb.connect(str(settings.warehouse_file)) as connection:
@@ -32,7 +36,7 @@ def home(tmp_path: Path) -> Settings:
             "create table ops.loads (load_id bigint, committed_at timestamptz);"
             "create table ops.builds (invocation_id text, command text, is_complete boolean, status text,"
             " load_bound bigint, shop text, started_at timestamptz, finished_at timestamptz, models_built bigint,"
-            " tests_passed bigint, failures bigint)"
+            " tests_passed bigint, failures bigint, inputs_hash text)"
         )
     load(settings, FIRST_LOAD)
     build(settings, "first", bound=FIRST_LOAD, price=10)
@@ -54,12 +58,13 @@ def build(
     is_complete: bool = True,
     status: str = "passed",
     shop: str = "demo_shop",
+    inputs_hash: str | None = None,
 ) -> None:
     """What dbt leaves: a row of ops.builds and, in marts.duckdb, marts in `main` and bookkeeping in `ops`."""
     with duckdb.connect(str(settings.warehouse_file)) as connection:
         connection.execute(
-            "insert into ops.builds values (?, 'build', ?, ?, ?, ?, now(), now(), 2, 10, 0)",
-            [invocation, is_complete, status, bound, shop],
+            "insert into ops.builds values (?, 'build', ?, ?, ?, ?, now(), now(), 2, 10, 0, ?)",
+            [invocation, is_complete, status, bound, shop, inputs_hash],
         )
         connection.execute(f"attach '{settings.marts_file}' as marts (storage_version 'v1.4.0')")
         connection.execute(

@@ -19,7 +19,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, metavar="N", help="N mutants instead of all of them")
     parser.add_argument("--seed", type=int, default=1, help="of the sample")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--verdicts", type=Path, metavar="FILE", help="append each verdict to this file, as JSON")
+    parser.add_argument(
+        "--verdicts",
+        type=Path,
+        metavar="FILE",
+        help="keep the verdicts here, and judge no fault again that it has as noticed",
+    )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
         targets = Judge(Path(folder)).targets()

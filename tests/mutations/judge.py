@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from dbt.contracts.graph.manifest import Manifest
 
+from tests.integration import online_retail_files
 from tests.integration.dbt_warehouse import DbtWarehouse
-from tests.integration.test_dbt_incremental import ANSWERS, CHANGES, HISTORY, MODELS
+from tests.integration.test_dbt_incremental import ANSWERS, CHANGES, HISTORY, differing_staging
 from tests.mutations.operators import Mutant, mutants
 from tests.pipeline import ROOT, Pipeline, differences, read_truth
 
@@ -19,11 +21,10 @@ from tests.pipeline import ROOT, Pipeline, differences, read_truth
 _NO_SQL = ("Parser Error", "Binder Error", "Catalog Error", "Compilation Error")
 #: Macros that are SQL of models rather than of dbt's own work.
 MACRO_FILES = tuple(f"macros/{name}.sql" for name in ("versions", "staging", "engine/times", "engine/values"))
-#: The day's change upon the history, then all anew.
-BUILDS = (
-    ("build", "--exclude", "test_type:unit", "resource_type:seed"),
-    ("build", "--exclude", "test_type:unit", "resource_type:seed", "--full-refresh"),
-)
+_QUIET = ("--log-level", "none", "--log-level-file", "none")
+_WITHOUT_UNIT_TESTS = ("--exclude", "test_type:unit", "resource_type:seed")
+#: The shops, in the order in which they judge; what dbt is told: Online Retail has a few days of each month only.
+_ARGUMENTS = {"demo_shop": (), "online_retail": ("--vars", "{rows_per_open_day_min: 0}")}
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Target:
     unique_id: str
     path: str
     source: str
+
+    @property
+    def model(self) -> str:
+        """The name of the model; empty for a macro."""
+        return self.unique_id.split(".")[2] if self.unique_id.startswith("model.") else ""
 
     @property
     def mutants(self) -> list[Mutant]:
@@ -52,6 +58,7 @@ class Verdict:
     new: str
     outcome: str
     detail: str = ""
+    place: str = ""
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -59,60 +66,118 @@ class Verdict:
         return self.path, self.context, self.operator, self.old, self.new
 
 
-class Judge:
-    """Tries mutants upon copies of two warehouses.
+def place_of(target: Target, mutant: Mutant) -> str:
+    """What names the mutant exactly, as long as its source stays as it is."""
+    source = hashlib.md5(target.source.encode(), usedforsecurity=False).hexdigest()
+    return f"{target.unique_id} {source} {mutant.start} {mutant.operator} {mutant.old} {mutant.new}"
 
-    In the one the changes that tests/integration/test_dbt_incremental.py writes by hand come in two loads after the
-    history. The other is a demo shop whose raw has a history and one day more, and whose marts have the history only.
+
+class Judge:
+    """Tries mutants upon copies of warehouses whose raw has a history and something new, and whose marts lack the new.
+
+    Three of them: the changes that tests/integration/test_dbt_incremental.py writes by hand, in two loads; a demo shop
+    with one day more; Online Retail with one month more and a corrected file, which has the entities that the demo shop
+    lacks. The first two judge what the demo shop builds, the third what these let live.
+
+    What a model does not reach is built beforehand, without the fault, once for all mutants of the model: it would
+    come out the same each time.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._base = folder / "base"
-        self._truth = folder / "truth"
-        self._expected: list[dict[str, list[tuple]]] = []
+        self._states: dict[str, DbtWarehouse] = {}
+        self._expected_changes: list[dict[str, list[tuple]]] = []
+        self._expected: dict[str, dict[str, pd.DataFrame]] = {}
+        self._prepared_for = ""
 
     def prepare(self) -> None:
-        """Make both warehouses. Raises CommandFailed or AssertionError when the unmutated project is not green."""
-        self._changes = DbtWarehouse.create(self._folder / "changes")
-        self._changes.parse()
-        self._changes.load(HISTORY)
-        self._changes.dbt("build", "--resource-type", "model", "seed")
-        self._expected = list(self._built_with_changes())
-        pipeline = Pipeline(self._base)
+        """Make the warehouses. Raises CommandFailed or AssertionError when the unmutated project is not green."""
+        self._states["changes"] = warehouse = DbtWarehouse.create(self._folder / "changes")
+        warehouse.parse()
+        warehouse.load(HISTORY)
+        warehouse.dbt("build", "--resource-type", "model", "seed")
+        warehouse = self._copy("changes", "changed")
+        for changes in (CHANGES, ANSWERS):
+            warehouse.load(changes)
+            warehouse.dbt("run", *_QUIET)
+            self._expected_changes.append(warehouse.marts())
+
+        pipeline = Pipeline(self._folder / "demo_shop")
         pipeline.run("demo-shop", "init", "--seed", "3", "--lines", "3000", "--days", "90")
         pipeline.ingest()
         pipeline.dbt("build")
         pipeline.run("demo-shop", "advance")
         pipeline.ingest()
-        pipeline.run("demo-shop", "truth", "--out", str(self._truth))
-        shutil.rmtree(self._base / "lake")
-        shutil.rmtree(self._base / "source")
+        pipeline.run("demo-shop", "truth", "--out", str(self._folder / "truth"))
+        self._take(pipeline)
+        self._expected["demo_shop"] = read_truth(self._folder / "truth")
+
+        files = online_retail_files.generate(self._folder / "files")
+        pipeline = Pipeline(self._folder / "online_retail", "online_retail", self._folder / "months")
+        months = sorted(files.glob("*.csv.gz"))
+        (self._folder / "months").mkdir()
+        for file in months[: -online_retail_files.DAYS_PER_MONTH]:
+            shutil.copyfile(file, self._folder / "months" / file.name)
+        pipeline.ingest()
+        pipeline.dbt("build", *_ARGUMENTS["online_retail"])
+        for file in months[-online_retail_files.DAYS_PER_MONTH :]:
+            shutil.copyfile(file, self._folder / "months" / file.name)
+        online_retail_files.rewrite(self._folder / "months" / months[1].name, {3: None, 5: None})
+        pipeline.ingest()
+        self._take(pipeline)
+        # That these are right, tests/integration/test_online_retail.py says.
+        self._expected["online_retail"] = Pipeline(self._states["online_retail, built"].home).marts()
+
+    def _take(self, pipeline: Pipeline) -> None:
+        """Keep a warehouse as it is, and built."""
+        shutil.rmtree(pipeline.home / "lake")
+        self._states[pipeline.shop] = warehouse = DbtWarehouse(pipeline.home, shop=pipeline.shop)
+        warehouse.parse()
+        built = self._copy(pipeline.shop, f"{pipeline.shop}, built")
+        built.dbt("build", *_WITHOUT_UNIT_TESTS, *_ARGUMENTS[pipeline.shop], *_QUIET)
+
+    def _prepare_for(self, target: Target) -> None:
+        """Build what the target does not reach."""
+        if self._prepared_for == target.unique_id:
+            return
+        for name, shop in (("changes", "demo_shop"), ("demo_shop", "demo_shop"), ("online_retail", "online_retail")):
+            if not _is_of(target, self.manifest(shop)):
+                continue
+            warehouse = self._copy(name, f"{name}, beside the target")
+            if name == "changes":
+                warehouse.load(CHANGES)
+            if target.model:  # A macro may be anywhere.
+                warehouse.dbt("run", "--exclude", f"{target.model}+", *_ARGUMENTS[shop], *_QUIET)
+        self._prepared_for = target.unique_id
 
     def targets(self) -> list[Target]:
-        """The models that the shop builds, and the macros that make their SQL."""
-        manifest = self.manifest()
-        found = [
-            Target(node.unique_id, node.original_file_path, node.raw_code)
-            for node in manifest.nodes.values()
-            if node.resource_type == "model" and node.config.enabled
-        ]
-        found += [
-            Target(macro.unique_id, macro.original_file_path, macro.macro_sql)
-            for macro in manifest.macros.values()
-            if macro.original_file_path in MACRO_FILES and macro.package_name == "shop_warehouse"
-        ]
-        return sorted(found, key=lambda target: (target.path, target.unique_id))
+        """The models that the shops build, and the macros that make their SQL."""
+        found: dict[str, Target] = {}
+        for shop in _ARGUMENTS:
+            manifest = self.manifest(shop)
+            for node in manifest.nodes.values():
+                if node.resource_type == "model" and node.config.enabled:
+                    found[node.unique_id] = Target(node.unique_id, node.original_file_path, node.raw_code)
+            for macro in manifest.macros.values():
+                if macro.original_file_path in MACRO_FILES and macro.package_name == "shop_warehouse":
+                    found[macro.unique_id] = Target(macro.unique_id, macro.original_file_path, macro.macro_sql)
+        return sorted(found.values(), key=lambda target: (target.path, target.unique_id))
 
-    def manifest(self) -> Manifest:
-        """The parsed project."""
-        warehouse = DbtWarehouse(self._base)
+    def manifest(self, shop: str) -> Manifest:
+        """The project, parsed for a shop."""
+        warehouse = DbtWarehouse(self._folder / "parsed", shop=shop)
         warehouse.parse()
-        return DbtWarehouse.manifests[warehouse.project]
+        return DbtWarehouse.manifests[warehouse.project, shop]
 
     def verdict(self, target: Target, mutant: Mutant) -> Verdict:
         """Try one mutant."""
-        outcome, detail = self._try(target, mutant)
+        self._prepare_for(target)
+        outcome, detail = "survived", ""
+        for shop in _ARGUMENTS:
+            if _is_of(target, self.manifest(shop)):
+                outcome, detail = self._try(shop, target, mutant)
+                if outcome != "survived":
+                    break
         file = (ROOT / "dbt_project" / target.path).read_text()
         line = mutant.line_of(target.source) + file[: file.index(target.source)].count("\n")
         return Verdict(
@@ -123,55 +188,70 @@ class Judge:
             mutant.old,
             mutant.new,
             outcome,
-            detail,
+            detail[:300],
+            place_of(target, mutant),
         )
 
-    def _try(self, target: Target, mutant: Mutant) -> tuple[str, str]:
-        unmutated = self.manifest()
-        project = DbtWarehouse(self._base).project
-        DbtWarehouse.manifests[project] = _mutated(unmutated, target, mutant)
+    def _try(self, shop: str, target: Target, mutant: Mutant) -> tuple[str, str]:
+        unmutated = self.manifest(shop)
+        project = DbtWarehouse(self._folder).project
+        DbtWarehouse.manifests[project, shop] = _mutated(unmutated, target, mutant)
         try:
-            return self._outcome(target)
+            return self._outcome(shop, target)
         except AssertionError as error:  # dbt's message
-            return ("invalid" if any(kind in str(error) for kind in _NO_SQL) else "incremental builds"), str(error)[
-                :300
-            ]
+            message = str(error)
+            return "invalid" if any(kind in message for kind in _NO_SQL) else "incremental builds", message
         finally:
-            DbtWarehouse.manifests[project] = unmutated
+            DbtWarehouse.manifests[project, shop] = unmutated
 
-    def _outcome(self, target: Target) -> tuple[str, str]:
-        warehouse = self._copy(DbtWarehouse(self._base))
-        # The model's own unit tests; of a macro those of all models.
-        name = target.unique_id.split(".")[2] if target.unique_id.startswith("model.") else ""
-        unit_tests = ("test", "--select", f"{name},test_type:unit" if name else "test_type:unit")
-        for args in (unit_tests, None, *BUILDS):
-            if args is None:
-                if list(self._built_with_changes()) != self._expected:
-                    return "incremental builds", ""
-                warehouse = self._copy(DbtWarehouse(self._base))
-                continue
-            result = warehouse.try_dbt(*args, "--log-level", "none", "--log-level-file", "none")
-            if not result.success:
-                message = DbtWarehouse.message(result)
-                if any(error in message for error in _NO_SQL):
-                    return "invalid", message[:300]
-                return ("unit tests" if args[0] == "test" else "data tests"), message[:300]
-            if args[0] == "build" and (found := differences(Pipeline(warehouse.home).marts(), read_truth(self._truth))):
-                return "truth", found[0][:300]
+    def _outcome(self, shop: str, target: Target) -> tuple[str, str]:
+        reached = ("--select", f"{target.model}+") if target.model else ()
+        if shop == "demo_shop":
+            unit_tests = f"{target.model},test_type:unit" if target.model else "test_type:unit"
+            if killed := self._fails(self._copy(shop), "unit tests", "test", "--select", unit_tests):
+                return killed
+            if killed := self._breaks_changes(target, reached):
+                return killed
+        for name, full_refresh in ((f"{shop}, beside the target", ()), (f"{shop}, built", ("--full-refresh",))):
+            warehouse = self._copy(name)
+            arguments = (*reached, *_WITHOUT_UNIT_TESTS, *_ARGUMENTS[shop], *full_refresh)
+            if killed := self._fails(warehouse, "data tests", "build", *arguments):
+                return killed
+            if found := differences(Pipeline(warehouse.home).marts(), self._expected[shop]):
+                return "truth", found[0]
         return "survived", ""
 
-    def _built_with_changes(self) -> Iterator[dict[str, list[tuple]]]:
-        """The marts after each load of changes."""
-        warehouse = self._copy(self._changes)
-        for changes in (CHANGES, ANSWERS):
-            warehouse.load(changes)
-            warehouse.dbt("run", *MODELS, "--log-level", "none", "--log-level-file", "none")
-            yield warehouse.marts()
+    def _breaks_changes(self, target: Target, reached: tuple[str, ...]) -> tuple[str, str] | None:
+        warehouse = self._copy("changes, beside the target")
+        for number, expected in enumerate(self._expected_changes):
+            if number:
+                warehouse.load(ANSWERS)
+            warehouse.dbt("run", *(() if number else reached), *_QUIET)
+            if warehouse.marts() != expected:
+                return "incremental builds", "marts"
+        if "/staging/" in target.path and (found := differing_staging(warehouse)):
+            return "incremental builds", found[0]
+        return None
 
-    def _copy(self, warehouse: DbtWarehouse) -> DbtWarehouse:
-        home = self._folder / "mutant"
+    @staticmethod
+    def _fails(warehouse: DbtWarehouse, by: str, *args: str) -> tuple[str, str] | None:
+        result = warehouse.try_dbt(*args, *_QUIET)
+        if result.success:
+            return None
+        message = DbtWarehouse.message(result)
+        return "invalid" if any(error in message for error in _NO_SQL) else by, message
+
+    def _copy(self, name: str, to: str = "mutant") -> DbtWarehouse:
+        home = self._folder / to
         shutil.rmtree(home, ignore_errors=True)
-        return warehouse.copy(home)
+        copied = self._states[name].copy(home)
+        if to != "mutant":
+            self._states[to] = copied
+        return copied
+
+
+def _is_of(target: Target, manifest: Manifest) -> bool:
+    return not target.model or target.unique_id in manifest.nodes
 
 
 def _mutated(manifest: Manifest, target: Target, mutant: Mutant) -> Manifest:

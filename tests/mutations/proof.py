@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.mutations.judge import Judge, Target, Verdict
+from tests.mutations.judge import Judge, Target, Verdict, place_of
 from tests.mutations.operators import Mutant
 
 REASONS = Path(__file__).with_name("equivalent.yml")
@@ -31,7 +31,16 @@ def reasons() -> dict[tuple[str, ...], str]:
 
 
 def judged(chosen: list[tuple[Target, Mutant]], processes: int, out: Path | None) -> Iterable[Verdict]:
-    """The verdicts, each written to `out` as soon as it is known; each process makes a shop of its own."""
+    """The verdicts, each written to `out` as soon as it is known; each process makes a shop of its own.
+
+    What an earlier run wrote there, of the same source, is not judged again, unless the fault had survived.
+    """
+    if out and out.exists():
+        known = [Verdict(**json.loads(line)) for line in out.read_text().splitlines()]
+        earlier = {verdict.place: verdict for verdict in known if verdict.outcome != "survived"}
+        found = [earlier.get(place_of(*each)) for each in chosen]
+        yield from (verdict for verdict in found if verdict)
+        chosen = [each for each, verdict in zip(chosen, found, strict=True) if not verdict]
     with (
         tempfile.TemporaryDirectory(prefix="mutations-") as folder,
         ProcessPoolExecutor(processes, get_context("spawn")) as pool,

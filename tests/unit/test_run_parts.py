@@ -38,7 +38,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_stages_are_the_tasks_of_the_job_daily() -> None:
     jobs = {job["name"]: job["tasks"] for job in yaml.safe_load((ROOT / "meltano.yml").read_text())["jobs"]}
     ingest = ["tap-files target-warehouse", "tap-postgres target-warehouse"]
-    assert jobs["daily"] == [*ingest, "dbt:freshness", "dbt:build", "publish:marts"]
+    assert jobs["daily"] == [*ingest, "dbt:freshness", "dbt:build-if-new", "publish:marts"]
     assert len(run.DAILY) == len(jobs["daily"])
     assert jobs["ingest"] == ingest
 

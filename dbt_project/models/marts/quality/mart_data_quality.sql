@@ -95,28 +95,16 @@ span as (
     from traces
 ),
 
-digits as (
-    {% for digit in range(10) -%}
-        select {{ digit }} as digit
-        {% if not loop.last -%}
-            union all
-        {% endif -%}
-    {%- endfor %}
-),
-
 -- 0 to 9,999: 27 years
 numbers as (
-    select ones.digit + 10 * tens.digit + 100 * hundreds.digit + 1000 * thousands.digit as number
-    from digits as ones
-    cross join digits as tens
-    cross join digits as hundreds
-    cross join digits as thousands
+    {{ whole_numbers(4) }}
 ),
 
+-- Back from today, so that one load from a machine whose clock was wrong pushes nothing out.
 candidate_days as (
     select
-        span.last_date,
-        {{ add_days('span.first_date', 'numbers.number') }} as date
+        span.first_date,
+        {{ add_days('span.last_date', '-numbers.number') }} as date
     from numbers
     cross join span
 ),
@@ -130,7 +118,7 @@ days as (
         ) as ends_at
     from candidate_days
     cross join load_bound
-    where candidate_days.date <= candidate_days.last_date
+    where candidate_days.date >= candidate_days.first_date
 ),
 
 subjects as (
