@@ -113,3 +113,13 @@ def test_a_version_without_a_time_of_its_own_takes_that_of_its_extraction(raw: D
     raw.load({"shop.order_items": [line(11, 1, quantity=7) | {"updated_at": None}]})
     raw.dbt("build", "--exclude", "resource_type:unit_test")
     assert raw.query("select quantity from fact_orders where order_line_id = 11") == [(7,)]
+
+
+def test_duckdbs_memory_is_limited(raw: DbtWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    def limit() -> str:
+        shown = raw.dbt("show", "--inline", "select current_setting('memory_limit')")
+        return shown.result.results[0].agate_table.rows[0][0]
+
+    assert limit() == "3.7 GiB"
+    monkeypatch.setenv("WAREHOUSE_MEMORY_LIMIT", "1GiB")
+    assert limit() == "1.0 GiB"
