@@ -2,8 +2,8 @@
 
 {#- The rows of a model that break any of `expectations`, each {broken: SQL condition, says: SQL of a text}, in one scan: `broken` says
     which of them and with what value, `rows_found` how many rows break any; then the row itself. With `minimum_rows`, a model of fewer
-    rows is one more finding, so that an emptied one does not pass. -#}
-{% macro rows_breaking(model, expectations, minimum_rows=0) -%}
+    rows is one more finding, so that an emptied one does not pass. `among` is a condition of the rows to look at. -#}
+{% macro rows_breaking(model, expectations, minimum_rows=0, among=none) -%}
     select
         substr(
             {%- for expectation in expectations %}
@@ -15,9 +15,18 @@
         *
     from {{ model }}
     where
+        {%- if among %}
+        {{ among }}
+        and (
+            {%- for expectation in expectations %}
+            {{ "or " if not loop.first }}{{ expectation.broken }}
+            {%- endfor %}
+        )
+        {%- else %}
         {%- for expectation in expectations %}
         {{ "or " if not loop.first }}{{ expectation.broken }}
         {%- endfor %}
+        {%- endif %}
     {%- if minimum_rows > 0 %}
 
     union all

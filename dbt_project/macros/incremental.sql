@@ -167,6 +167,53 @@
     {%- endif -%}
 {%- endmacro %}
 
+{#- A condition of the rows that this generic test has to look at: those beyond the load bound of the last complete build in which
+    it passed with the same logic, or from a load that committed only later. A subquery, so that compiled code does not change from
+    run to run. None, which is every row, unless `meta.new_loads_only`; with --full-refresh and for `dbt test`; and where the
+    test only warns, because what it found must be said again. -#}
+{% macro is_untested() -%}
+    {%- set config = model.config -%}
+    {%- set blocks = config.severity | lower == 'error' and config.error_if == '!= 0' and not config.limit -%}
+    {%- if not config.meta.get('new_loads_only') or not blocks or flags.FULL_REFRESH or flags.WHICH != 'build' -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {%- set tested -%}
+    _load_id > (
+        select coalesce(least(max(passed.load_bound), min(late.load_id) - 1), -1)
+        from (
+            select
+                builds.load_bound,
+                builds.started_at
+            from {{ ops_database() }}.ops.builds as builds
+            inner join {{ ops_database() }}.ops.test_results as test_results
+                on builds.invocation_id = test_results.invocation_id
+            where
+                builds.is_complete
+                and test_results.test_name = '{{ model.name }}'
+                and test_results.status = 'pass'
+                and test_results.logic_hash = '{{ test_hash(model.unique_id) if execute }}'
+            order by builds.started_at desc
+            limit 1
+        ) as passed
+        left join {{ ops_database() }}.ops.loads as late
+            on
+                passed.load_bound >= late.load_id
+                and passed.started_at < late.committed_at
+    )
+    {%- endset -%}
+    {{ return(tested) }}
+{%- endmacro %}
+
+{#- A hash of all that decides what a generic test says of a row; null of a test that looks at all rows each time. -#}
+{% macro test_hash(unique_id) -%}
+    {%- set node = graph.nodes.get(unique_id) -%}
+    {%- if not node or not node.config.meta.get('new_loads_only') -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {%- set asked = tojson([node.test_metadata.kwargs, node.config.where | default(none)], sort_keys=true) -%}
+    {{ return(local_md5(asked ~ logic_hash(unique_id))) }}
+{%- endmacro %}
+
 {#- The incremental models that a model reads, directly or through models that are not incremental. -#}
 {% macro incremental_parents(unique_id) -%}
     {%- set found = [] -%}

@@ -28,7 +28,8 @@
         ~ "started_at timestamptz, finished_at timestamptz)",
         "create table if not exists " ~ ops ~ ".test_results (invocation_id varchar, kind varchar, test_name varchar, "
         ~ "model varchar, column_name varchar, severity varchar, status varchar, failures bigint, message varchar, "
-        ~ "seconds decimal(18, 3), executed_at timestamptz, run_id varchar)",
+        ~ "seconds decimal(18, 3), executed_at timestamptz, run_id varchar, logic_hash varchar)",
+        "alter table " ~ ops ~ ".test_results add column if not exists logic_hash varchar",
         "create table if not exists " ~ ops ~ ".failing_rows (invocation_id varchar, test_name varchar, model varchar, "
         ~ "severity varchar, failing_row varchar, found_at timestamptz)",
         "create table if not exists " ~ ops ~ ".publishes (version bigint, invocation_id varchar, action varchar, "
@@ -188,7 +189,7 @@
                 literal_or_null(kind), literal_or_null('freshness of ' ~ node.source_name ~ '.' ~ node.name if kind == 'freshness' else node.name),
                 literal_or_null(tested_by(node)), literal_or_null(columns_tested_by(node)), literal_or_null(severity),
                 literal_or_null(status), (result.failures | int) if result.failures is not none else 'null', message, seconds,
-                'coalesce(' ~ finished_at ~ ', now())',
+                'coalesce(' ~ finished_at ~ ', now())', literal_or_null(run_id() or none), literal_or_null(test_hash(node.unique_id)),
             ]) -%}
             {%- if kind == 'data' and status in ['fail', 'warn'] and node.compiled_code -%}
                 {%- do found.append((node, severity)) -%}
@@ -219,7 +220,7 @@
     insert into {{ ops }}.test_results
     values
     {%- for row in test_results %}
-    ('{{ invocation_id }}', {{ row | join(', ') }}, {{ literal_or_null(run_id() or none) }}){{ "," if not loop.last }}
+    ('{{ invocation_id }}', {{ row | join(', ') }}){{ "," if not loop.last }}
     {%- endfor %};
     {%- endif -%}
     {%- for node, severity in found %}
