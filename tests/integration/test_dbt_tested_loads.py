@@ -1,4 +1,4 @@
-"""What the tests of staging look at: a build looks at the loads that no build has tested, and at all whenever that is not sure."""
+"""What the tests of staging look at: the loads that no build has tested, and all of them whenever that is not sure."""
 
 from __future__ import annotations
 
