@@ -1,41 +1,94 @@
-{#- The current row of every key, found another way than current_versions finds it (one aggregation, no windows, no increments), so
-    that the reconciliation is a second opinion and not a repetition. One row per key, with is_deleted, and version_at. -#}
-{% macro recounted(entity, columns) -%}
+{#- The current row of every key of an entity, found another way than current_versions finds it: one aggregation, without windows.
+    So what tests compare the facts with is a second opinion and not a repetition. -#}
+
+{#- CTEs, from `with` to `recounted_rows`: one row per key up to the load bound, with is_deleted, _version_at and _first_load_id.
+    On an incremental run, of the keys with news only, from all of their versions. Of a key of which nothing stands, only the key is known. -#}
+{% macro recounted(entity, columns=[]) -%}
     {%- set key = entity_columns(entity)[0][0] -%}
-    {%- set rank -%}
-        case
-            when withdrawals._load_id is null and received._row_hash is null
-                then 'database ' || {{ sortable_number('received._load_id') }} || ' ' || {{ sortable_number('coalesce(received._sequence, 0)') }}
-            when withdrawals._load_id is null
-                then {{ sortable_text('received._version_at') }} || ' ' || received._row_hash || ' ' || {{ sortable_number('received._load_id') }}
-        end
-    {%- endset -%}
-    (
+    {%- set versions = staging(entity) -%}
+    with
+
+    received as (
         select
-            received.{{ key }},
+            {{ key }},
             {%- for column in columns %}
-            {{ value_at_max('received.' ~ column, rank) }} as {{ column }},
+            {{ column }},
             {%- endfor %}
-            {{ value_at_max('received._version_at', rank) }} as version_at,
-            coalesce({{ value_at_max('received._operation', rank) }}, 'withdraw') <> 'upsert' as is_deleted
-        from {{ staging(entity) }} as received
-        left join (
-            select
-                removed.{{ key }},
-                removed._source_file,
-                removed._row_hash,
-                removed._occurrence,
-                max(removed._load_id) as _load_id
-            from {{ staging(entity) }} as removed
-            where removed._operation = 'withdraw'
-            group by removed.{{ key }}, removed._source_file, removed._row_hash, removed._occurrence
-        ) as withdrawals
+            _version_at,
+            _row_hash,
+            _operation,
+            _source_file,
+            _occurrence,
+            _sequence,
+            _load_id
+        from {{ versions }} as versions
+        where
+            {{ key }} is not null
+            {%- if is_incremental() %}
+            and {{ key }} in (
+                select news.{{ key }}
+                from {{ versions }} as news
+                where news._load_id > {{ watermark() }}
+            )
+            -- The versions of these keys begin with the first load of the oldest of them.
+            and _load_id >= (
+                select least(min(known._first_load_id), {{ watermark() }} + 1)
+                from {{ this }} as known
+                where known.{{ key }} in (
+                    select news.{{ key }}
+                    from {{ versions }} as news
+                    where news._load_id > {{ watermark() }}
+                )
+            )
+            {%- endif %}
+    ),
+
+    withdrawals as (
+        select
+            {{ key }},
+            _source_file,
+            _row_hash,
+            _occurrence,
+            max(_load_id) as _load_id
+        from received
+        where _operation = 'withdraw'
+        group by {{ key }}, _source_file, _row_hash, _occurrence
+    ),
+
+    -- Texts that sort as the versions do; null for a withdrawal and for what it cancels.
+    ranked as (
+        select
+            received.*,
+            received._load_id as _first_load_id,
+            case
+                when withdrawals._load_id is null and received._row_hash is null
+                    then 'database ' || {{ sortable_number('received._load_id') }} || ' ' || {{ sortable_number('coalesce(received._sequence, 0)') }}
+                when withdrawals._load_id is null
+                    then {{ sortable_text('received._version_at') }} || ' ' || received._row_hash || ' ' || {{ sortable_number('received._load_id') }}
+            end as _rank
+        from received
+        left join withdrawals
             on
                 received.{{ key }} = withdrawals.{{ key }}
                 and received._source_file = withdrawals._source_file
                 and received._row_hash = withdrawals._row_hash
                 and received._occurrence = withdrawals._occurrence
                 and received._load_id <= withdrawals._load_id
-        group by received.{{ key }}
+    ),
+
+    latest as (
+        {{ rows_at_max('ranked', key, columns + ['_operation', '_version_at'], '_rank', '_first_load_id') }}
+    ),
+
+    recounted_rows as (
+        select
+            {{ key }},
+            {%- for column in columns %}
+            {{ column }},
+            {%- endfor %}
+            coalesce(_operation, 'withdraw') <> 'upsert' as is_deleted,
+            _version_at,
+            _first_load_id
+        from latest
     )
 {%- endmacro %}

@@ -1,11 +1,15 @@
--- Every current click is in one window of fact_product_clicks, counted from staging by another
--- route. Otherwise a late, repeated or corrected event left a window behind.
+-- Every current click is in one window of fact_product_clicks, in its hour and on its day, counted
+-- by another route. Otherwise a late, repeated or corrected event left a window behind.
 
 with
 
-events as (
-    select * from {{ recounted('events', ['event_type', 'product_id', 'occurred_at']) }}
-        as recounted
+clicks as (
+    select
+        product_id,
+        {{ datediff(beginning_of_time(), 'occurred_at', 'hour') }} as hours,
+        1 as expected_clicks,
+        0 as found_clicks
+    from {{ ref('int_events__recounted') }}
     where
         not is_deleted
         and event_type in ('click', 'view')
@@ -16,40 +20,77 @@ products as (
     select product_id from {{ ref('dim_products') }}
 ),
 
-expected as (
-    select
-        coalesce(products.product_id, {{ unknown_id('product') }}) as product_id,
-        {{ date_id('events.occurred_at') }} as date_id,
-        extract(hour from events.occurred_at) as hour_of_day,
-        count(*) as clicks
-    from events
-    left join products
-        on events.product_id = products.product_id
-    group by
-        coalesce(products.product_id, {{ unknown_id('product') }}),
-        {{ date_id('events.occurred_at') }},
-        extract(hour from events.occurred_at)
-),
-
-found as (
+windows as (
     select
         product_id,
+        window_start,
         date_id,
-        extract(hour from window_start) as hour_of_day,
-        sum(clicks) as clicks
+        clicks
     from {{ ref('fact_product_clicks') }}
-    group by product_id, date_id, extract(hour from window_start)
+),
+
+counted as (
+    select
+        coalesce(products.product_id, {{ unknown_id('product') }}) as product_id,
+        clicks.hours,
+        clicks.expected_clicks,
+        clicks.found_clicks
+    from clicks
+    left join products
+        on clicks.product_id = products.product_id
+
+    union all
+
+    select
+        product_id,
+        {{ datediff(beginning_of_time(), 'window_start', 'hour') }} as hours,
+        0 as expected_clicks,
+        clicks as found_clicks
+    from windows
+),
+
+clicks_by_hour as (
+    select
+        product_id,
+        hours,
+        sum(expected_clicks) as expected_clicks,
+        sum(found_clicks) as found_clicks
+    from counted
+    group by product_id, hours
+),
+
+-- Days are in the order of their windows: where the first and the last one of a day are its own,
+-- all between them are.
+windows_by_day as (
+    select
+        date_id,
+        min(window_start) as first_window,
+        max(window_start) as last_window
+    from windows
+    group by date_id
+),
+
+faults as (
+    select
+        'clicks of product ' || {{ as_text('product_id') }} || ' in hour ' || {{ as_text('hours') }}
+        || ' since 1970' as fault,
+        expected_clicks as expected,
+        found_clicks as found
+    from clicks_by_hour
+    where expected_clicks <> found_clicks
+
+    union all
+
+    select
+        'day of the windows from ' || {{ as_text('first_window') }} || ' to '
+        || {{ as_text('last_window') }} as fault,
+        {{ date_id('first_window') }} as expected,
+        date_id as found
+    from windows_by_day
+    where
+        date_id <> {{ date_id('first_window') }}
+        or date_id <> {{ date_id('last_window') }}
+        or date_id is null
 )
 
-select
-    expected.clicks as expected_clicks,
-    found.clicks as found_clicks,
-    coalesce(expected.product_id, found.product_id) as product_id,
-    coalesce(expected.date_id, found.date_id) as date_id
-from expected
-full outer join found
-    on
-        expected.product_id = found.product_id
-        and expected.date_id = found.date_id
-        and expected.hour_of_day = found.hour_of_day
-where coalesce(expected.clicks, 0) <> coalesce(found.clicks, 0)
+select * from faults

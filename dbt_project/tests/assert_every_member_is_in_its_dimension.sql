@@ -5,11 +5,11 @@
 with
 
 raw_users as (
-    select * from {{ recounted('users', []) }} as recounted
+    select * from {{ ref('int_users__recounted') }}
 ),
 
 raw_products as (
-    select * from {{ recounted('products', []) }} as recounted
+    select * from {{ ref('int_products__recounted') }}
 ),
 
 expected as (

@@ -4,71 +4,79 @@
 
 with
 
-order_items as (
-    select * from {{ recounted('order_items', ['order_id', 'amount']) }} as recounted
-),
-
-orders as (
-    select * from {{ recounted('orders', []) }} as recounted
+deleted_orders as (
+    select order_id from {{ ref('int_orders__recounted') }}
+    where is_deleted
 ),
 
 raw_lines as (
     select
-        cast(order_items.order_line_id as {{ type_string() }}) as order_line_id,
+        order_items.order_line_id,
         order_items.amount
-    from order_items
-    left join orders
-        on order_items.order_id = orders.order_id
+    from {{ ref('int_order_items__recounted') }} as order_items
+    left join deleted_orders
+        on order_items.order_id = deleted_orders.order_id
     where
         not order_items.is_deleted
-        and not coalesce(orders.is_deleted, false)
+        and deleted_orders.order_id is null
 ),
 
 fact_lines as (
     select
-        cast(order_line_id as {{ type_string() }}) as order_line_id,
+        order_line_id,
         amount
     from {{ ref('fact_orders') }}
 
     union all
 
     select
-        substr(adjustment_id, 6) as order_line_id,
+        cast(substr(adjustment_id, 6) as {{ id_type('order_line') }}) as order_line_id,
         amount
     from {{ ref('fact_adjustments') }}
     where kind in ('line_without_order', 'negative_line')
 ),
 
-counted as (
+differing as (
     select
-        order_line_id,
-        amount,
-        1 as in_raw,
-        0 as in_facts
+        raw_lines.order_line_id as raw_order_line_id,
+        raw_lines.amount as raw_amount,
+        fact_lines.order_line_id as fact_order_line_id,
+        fact_lines.amount as fact_amount
     from raw_lines
+    full outer join fact_lines
+        on raw_lines.order_line_id = fact_lines.order_line_id
+    where
+        raw_lines.order_line_id is null
+        or fact_lines.order_line_id is null
+        or raw_lines.amount <> fact_lines.amount
+        or (raw_lines.amount is null) <> (fact_lines.amount is null)
+),
+
+-- A line that is in the facts twice meets its raw line twice: only the numbers of rows tell. Of
+-- which line, the tests of the facts' keys say, and the join with raw's own lines.
+counts as (
+    select
+        (select count(*) from raw_lines) as raw_rows,
+        (select count(*) from fact_lines) as fact_rows
+),
+
+faults as (
+    select
+        'line' as fault,
+        differing.*
+    from differing
 
     union all
 
     select
-        order_line_id,
-        amount,
-        0 as in_raw,
-        1 as in_facts
-    from fact_lines
-),
-
-compared as (
-    select
-        order_line_id,
-        amount,
-        sum(in_raw) as times_in_raw,
-        sum(in_facts) as times_in_facts
-    from counted
-    group by order_line_id, amount
+        'raw has ' || {{ as_text('raw_rows') }} || ' lines, the facts have '
+        || {{ as_text('fact_rows') }} as fault,
+        null as raw_order_line_id,
+        null as raw_amount,
+        null as fact_order_line_id,
+        null as fact_amount
+    from counts
+    where raw_rows <> fact_rows
 )
 
-select *
-from compared
-where
-    times_in_raw <> 1
-    or times_in_facts <> 1
+select * from faults

@@ -4,17 +4,16 @@
 with
 
 refunds as (
-    select * from
-        {{ recounted('refunds', ['order_line_id', 'order_id', 'amount', 'shipping_amount']) }}
-            as recounted
+    select * from {{ ref('int_refunds__recounted') }}
 ),
 
 order_items as (
-    select * from {{ recounted('order_items', ['order_id']) }} as recounted
+    select * from {{ ref('int_order_items__recounted') }}
 ),
 
-orders as (
-    select * from {{ recounted('orders', []) }} as recounted
+deleted_orders as (
+    select order_id from {{ ref('int_orders__recounted') }}
+    where is_deleted
 ),
 
 raw_refunds as (
@@ -25,17 +24,17 @@ raw_refunds as (
     from refunds
     left join order_items
         on refunds.order_line_id = order_items.order_line_id
-    left join orders
+    left join deleted_orders
         on
             -- A line may name no order: then the order that the refund names does not count either.
             case
                 when order_items.order_line_id is null then refunds.order_id
                 else order_items.order_id
-            end = orders.order_id
+            end = deleted_orders.order_id
     where
         not refunds.is_deleted
         and not coalesce(order_items.is_deleted, false)
-        and not coalesce(orders.is_deleted, false)
+        and deleted_orders.order_id is null
 ),
 
 fact_refunds as (

@@ -4,14 +4,15 @@
 with
 
 orders as (
-    select * from {{ recounted('orders', ['shipping_cost']) }} as recounted
+    select * from {{ ref('int_orders__recounted') }}
+    where not is_deleted
 ),
 
 shipping_lines as (
     select
         order_id,
         sum(amount) as amount
-    from {{ recounted('shipping_lines', ['order_id', 'amount']) }} as recounted
+    from {{ ref('int_shipping_lines__recounted') }}
     where not is_deleted
     group by order_id
 ),
@@ -23,7 +24,6 @@ charged as (
     from orders
     left join shipping_lines
         on orders.order_id = shipping_lines.order_id
-    where not orders.is_deleted
 ),
 
 spread as (

@@ -78,13 +78,35 @@
     md5({{ expression }})
 {%- endmacro %}
 
-{#- The value of `value` in the row where `rank` is largest. -#}
-{% macro value_at_max(value, rank) -%}
-    {{ adapter.dispatch('value_at_max')(value, rank) }}
+{#- One row per key of a relation: the columns of its row where `rank` is largest (null where no row has a rank), and the smallest
+    value of `first`. -#}
+{% macro rows_at_max(relation, key, columns, rank, first) -%}
+    {{ adapter.dispatch('rows_at_max')(relation, key, columns, rank, first) }}
 {%- endmacro %}
 
-{% macro duckdb__value_at_max(value, rank) -%}
-    arg_max_null({{ value }}, {{ rank }})
+{#- One aggregate of all columns: an aggregate for each would keep the rank as often. -#}
+{% macro duckdb__rows_at_max(relation, key, columns, rank, first) -%}
+    select
+        {{ key }},
+        {%- for column in columns %}
+        latest_row['{{ column }}'] as {{ column }},
+        {%- endfor %}
+        {{ first }}
+    from (
+        select
+            {{ key }},
+            arg_max_null(
+                struct_pack(
+                    {%- for column in columns %}
+                    {{ column }} := {{ column }}{{ "," if not loop.last }}
+                    {%- endfor %}
+                ),
+                {{ rank }}
+            ) as latest_row,
+            min({{ first }}) as {{ first }}
+        from {{ relation }}
+        group by {{ key }}
+    ) as latest_rows
 {%- endmacro %}
 
 {#- Whole part of a quotient of whole numbers that are not negative, exact up to 38 digits. -#}

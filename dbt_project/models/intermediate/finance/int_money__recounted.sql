@@ -1,5 +1,6 @@
-{#- Raw's money by transaction day, from staging and by its own route: nothing here reads
-    int_*__current or a fact. -#}
+{#- Raw's money by transaction day, from the recounted rows and by its own route: nothing here reads
+    int_*__current or a fact. Made of all rows by every build, so amounts are summed by order before
+    anything is joined, and only what few orders need is looked at line by line. -#}
 {{ config(materialized='table') }}
 
 with
@@ -9,38 +10,33 @@ statuses as (
 ),
 
 orders as (
-    select * from
-        {{ recounted('orders', ['status', 'ordered_at', 'cancelled_at', 'shipping_cost']) }}
-            as recounted
+    select * from {{ ref('int_orders__recounted') }}
 ),
 
 order_items as (
-    select * from {{ recounted('order_items', ['order_id', 'amount', 'created_at']) }} as recounted
+    select * from {{ ref('int_order_items__recounted') }}
 ),
 
-shipping_lines as (
-    select * from {{ recounted('shipping_lines', ['order_id', 'amount']) }} as recounted
-),
-
-refunds as (
-    select * from
-        {{ recounted(
-            'refunds',
-            ['order_line_id', 'order_id', 'amount', 'shipping_amount', 'refunded_at']
-        ) }}
-            as recounted
-),
-
-adjustments as (
-    select * from {{ recounted('adjustments', ['amount', 'adjusted_at']) }} as recounted
+valid_lines as (
+    select * from order_items
+    where not is_deleted
 ),
 
 shipping_of_orders as (
     select
         order_id,
         sum(amount) as amount
-    from shipping_lines
+    from {{ ref('int_shipping_lines__recounted') }}
     where not is_deleted
+    group by order_id
+),
+
+lines_of_orders as (
+    select
+        order_id,
+        sum(amount) as amount,
+        max(case when amount >= 0 then 1 else 0 end) as has_sales
+    from valid_lines
     group by order_id
 ),
 
@@ -49,11 +45,15 @@ valid_orders as (
         orders.order_id,
         orders.ordered_at,
         orders.shipping_cost + coalesce(shipping_of_orders.amount, 0) as shipping,
+        coalesce(lines_of_orders.amount, 0) as amount,
+        lines_of_orders.has_sales,
         case
             when coalesce(statuses.status, orders.status) = 'cancelled'
-                then coalesce(orders.cancelled_at, orders.version_at)
+                then coalesce(orders.cancelled_at, orders._version_at)
         end as cancelled_at
     from orders
+    left join lines_of_orders
+        on orders.order_id = lines_of_orders.order_id
     left join shipping_of_orders
         on orders.order_id = shipping_of_orders.order_id
     left join statuses
@@ -61,29 +61,24 @@ valid_orders as (
     where not orders.is_deleted
 ),
 
+cancelled_orders as (
+    select * from valid_orders
+    where cancelled_at is not null
+),
+
 deleted_orders as (
     select order_id from orders
     where is_deleted
 ),
 
-valid_lines as (
+lines_without_order as (
     select
-        order_items.order_line_id,
-        order_items.order_id,
-        order_items.amount,
-        order_items.amount >= 0 and valid_orders.order_id is not null as is_sale,
-        valid_orders.cancelled_at,
-        coalesce(
-            valid_orders.ordered_at, order_items.created_at, order_items.version_at
-        ) as happened_at
-    from order_items
-    left join valid_orders
-        on order_items.order_id = valid_orders.order_id
-    left join deleted_orders
-        on order_items.order_id = deleted_orders.order_id
-    where
-        not order_items.is_deleted
-        and deleted_orders.order_id is null
+        valid_lines.amount,
+        coalesce(valid_lines.created_at, valid_lines._version_at) as happened_at
+    from valid_lines
+    left join orders
+        on valid_lines.order_id = orders.order_id
+    where orders.order_id is null
 ),
 
 valid_refunds as (
@@ -92,7 +87,7 @@ valid_refunds as (
         refunds.amount,
         coalesce(refunds.shipping_amount, 0) as shipping_amount,
         refunds.refunded_at
-    from refunds
+    from {{ ref('int_refunds__recounted') }} as refunds
     left join order_items
         on refunds.order_line_id = order_items.order_line_id
     left join deleted_orders
@@ -108,35 +103,41 @@ valid_refunds as (
         and deleted_orders.order_id is null
 ),
 
-refunded_before_cancellation as (
+cancelled_lines as (
     select
         valid_lines.order_line_id,
-        sum(valid_refunds.amount) as amount
+        valid_lines.amount,
+        cancelled_orders.cancelled_at
     from valid_lines
-    inner join valid_refunds
-        on
-            valid_lines.order_line_id = valid_refunds.order_line_id
-            and valid_lines.cancelled_at >= valid_refunds.refunded_at
-    group by valid_lines.order_line_id
+    inner join cancelled_orders
+        on valid_lines.order_id = cancelled_orders.order_id
+    where valid_lines.amount >= 0
 ),
 
-orders_with_sales as (
-    select distinct order_id from valid_lines
-    where is_sale
+refunded_before_cancellation as (
+    select
+        cancelled_lines.order_line_id,
+        sum(valid_refunds.amount) as amount
+    from cancelled_lines
+    inner join valid_refunds
+        on
+            cancelled_lines.order_line_id = valid_refunds.order_line_id
+            and cancelled_lines.cancelled_at >= valid_refunds.refunded_at
+    group by cancelled_lines.order_line_id
 ),
 
 movements as (
     select
-        happened_at,
-        amount
-    from valid_lines
+        ordered_at as happened_at,
+        amount + shipping as amount
+    from valid_orders
 
     union all
 
     select
-        ordered_at as happened_at,
-        shipping as amount
-    from valid_orders
+        happened_at,
+        amount
+    from lines_without_order
 
     union all
 
@@ -148,33 +149,28 @@ movements as (
     union all
 
     select
-        valid_lines.cancelled_at as happened_at,
+        cancelled_lines.cancelled_at as happened_at,
         -greatest(
-            valid_lines.amount - coalesce(refunded_before_cancellation.amount, 0), 0
+            cancelled_lines.amount - coalesce(refunded_before_cancellation.amount, 0), 0
         ) as amount
-    from valid_lines
+    from cancelled_lines
     left join refunded_before_cancellation
-        on valid_lines.order_line_id = refunded_before_cancellation.order_line_id
-    where
-        valid_lines.is_sale
-        and valid_lines.cancelled_at is not null
+        on cancelled_lines.order_line_id = refunded_before_cancellation.order_line_id
 
     union all
 
     select
-        valid_orders.cancelled_at as happened_at,
-        -valid_orders.shipping as amount
-    from valid_orders
-    inner join orders_with_sales
-        on valid_orders.order_id = orders_with_sales.order_id
-    where valid_orders.cancelled_at is not null
+        cancelled_at as happened_at,
+        -shipping as amount
+    from cancelled_orders
+    where has_sales = 1
 
     union all
 
     select
         adjusted_at as happened_at,
         amount
-    from adjustments
+    from {{ ref('int_adjustments__recounted') }}
     where not is_deleted
 ),
 

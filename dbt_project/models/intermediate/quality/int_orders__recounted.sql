@@ -1,0 +1,5 @@
+{{ config(unique_key='order_id') }}
+
+{{ recounted('orders', ['status', 'ordered_at', 'cancelled_at', 'shipping_cost']) }}
+
+select * from recounted_rows
