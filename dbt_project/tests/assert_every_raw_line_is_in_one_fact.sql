@@ -52,8 +52,7 @@ differing as (
         or (raw_lines.amount is null) <> (fact_lines.amount is null)
 ),
 
--- A line that is in the facts twice meets its raw line twice: only the numbers of rows tell. Of
--- which line, the tests of the facts' keys say, and the join with raw's own lines.
+-- A line that is in the facts twice meets its raw line twice: only the numbers of rows tell.
 counts as (
     select
         (select count(*) from raw_lines) as raw_rows,

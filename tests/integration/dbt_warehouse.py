@@ -32,6 +32,8 @@ STREAMS = {
     "web.events": "event_id user_id product_id event_type occurred_at received_at",
     "stock.stock_levels": "product_id quantity_on_hand recorded_at",
 }
+#: The entities of the demo shop whose current rows are found a second time.
+RECOUNTED = ("orders", "order_items", "refunds", "events", "users", "products")
 METADATA = """
     _sdc_extracted_at timestamptz, _sdc_received_at timestamptz, _sdc_batched_at timestamptz,
     _sdc_deleted_at timestamptz, _sdc_sequence bigint, _sdc_table_version bigint, _sdc_sync_started_at bigint,
@@ -206,9 +208,16 @@ class DbtWarehouse:
             os.chdir(folder)
 
     def marts(self) -> dict[str, list[tuple]]:
-        """All rows of all marts, ordered."""
-        with self.connect("marts.duckdb") as connection:
-            return {name: connection.execute(f"select * from {name} order by all").fetchall() for name in MART_KEYS}
+        """All rows of all marts, and of what the audits compare them with, ordered."""
+        tables = {
+            "marts.duckdb": list(MART_KEYS),
+            "warehouse.duckdb": [f"intermediate.int_{entity}__recounted" for entity in RECOUNTED],
+        }
+        rows = {}
+        for file, names in tables.items():
+            with self.connect(file) as connection:
+                rows |= {name: connection.execute(f"select * from {name} order by all").fetchall() for name in names}
+        return rows
 
     def query(self, sql: str, file: str = "marts.duckdb") -> list[tuple]:
         """Rows of a query on one of the files."""

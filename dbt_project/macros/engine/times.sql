@@ -97,6 +97,11 @@
     time_bucket(interval '15 minutes', {{ expression }})
 {%- endmacro %}
 
+{#- The full hours from 1970 to a UTC timestamp: a small number, for where millions of hours are compared. -#}
+{% macro hours_since_1970(timestamp) -%}
+    cast({{ datediff(beginning_of_time(), timestamp, 'hour') }} as integer)
+{%- endmacro %}
+
 {#- The start of the five minutes, counted from the full hour, in which a timestamp lies. -#}
 {% macro click_window(timestamp) -%}
     {{ adapter.dispatch('click_window')(timestamp) }}

@@ -9,17 +9,14 @@ statuses as (
     select * from {{ ref('statuses') }}
 ),
 
-orders as (
-    select * from {{ ref('int_orders__recounted') }}
-),
-
-order_items as (
-    select * from {{ ref('int_order_items__recounted') }}
-),
-
-valid_lines as (
-    select * from order_items
+lines_of_orders as (
+    select
+        order_id,
+        sum(amount) as amount,
+        max(amount) as largest_amount
+    from {{ ref('int_order_items__recounted') }}
     where not is_deleted
+    group by order_id
 ),
 
 shipping_of_orders as (
@@ -31,54 +28,72 @@ shipping_of_orders as (
     group by order_id
 ),
 
-lines_of_orders as (
+-- Deleted ones too, so that what is left over is lines of orders that raw does not have.
+orders_with_lines as (
     select
-        order_id,
-        sum(amount) as amount,
-        max(case when amount >= 0 then 1 else 0 end) as has_sales
-    from valid_lines
-    group by order_id
+        orders.order_id,
+        orders.status,
+        orders.ordered_at,
+        orders.cancelled_at,
+        orders.is_deleted,
+        orders._version_at,
+        orders.shipping_cost,
+        lines_of_orders.order_id as named_order_id,
+        coalesce(lines_of_orders.amount, 0) as amount,
+        lines_of_orders.largest_amount
+    from {{ ref('int_orders__recounted') }} as orders
+    full outer join lines_of_orders
+        on orders.order_id = lines_of_orders.order_id
 ),
 
 valid_orders as (
     select
         orders.order_id,
+        orders.status,
         orders.ordered_at,
+        orders.cancelled_at,
+        orders._version_at,
         orders.shipping_cost + coalesce(shipping_of_orders.amount, 0) as shipping,
-        coalesce(lines_of_orders.amount, 0) as amount,
-        lines_of_orders.has_sales,
-        case
-            when coalesce(statuses.status, orders.status) = 'cancelled'
-                then coalesce(orders.cancelled_at, orders._version_at)
-        end as cancelled_at
-    from orders
-    left join lines_of_orders
-        on orders.order_id = lines_of_orders.order_id
+        orders.amount,
+        orders.largest_amount
+    from orders_with_lines as orders
     left join shipping_of_orders
         on orders.order_id = shipping_of_orders.order_id
-    left join statuses
-        on orders.status = statuses.raw_status
     where not orders.is_deleted
 ),
 
 cancelled_orders as (
-    select * from valid_orders
-    where cancelled_at is not null
+    select
+        valid_orders.order_id,
+        valid_orders.shipping,
+        valid_orders.largest_amount,
+        coalesce(valid_orders.cancelled_at, valid_orders._version_at) as cancelled_at
+    from valid_orders
+    left join statuses
+        on valid_orders.status = statuses.raw_status
+    where coalesce(statuses.status, valid_orders.status) = 'cancelled'
 ),
 
 deleted_orders as (
-    select order_id from orders
+    select order_id from {{ ref('int_orders__recounted') }}
     where is_deleted
 ),
 
 lines_without_order as (
     select
-        valid_lines.amount,
-        coalesce(valid_lines.created_at, valid_lines._version_at) as happened_at
-    from valid_lines
-    left join orders
-        on valid_lines.order_id = orders.order_id
-    where orders.order_id is null
+        amount,
+        coalesce(created_at, _version_at) as happened_at
+    from {{ ref('int_order_items__recounted') }}
+    where
+        not is_deleted
+        and (
+            order_id is null
+            or order_id in (
+                select orders.named_order_id
+                from orders_with_lines as orders
+                where orders.order_id is null
+            )
+        )
 ),
 
 valid_refunds as (
@@ -88,7 +103,7 @@ valid_refunds as (
         coalesce(refunds.shipping_amount, 0) as shipping_amount,
         refunds.refunded_at
     from {{ ref('int_refunds__recounted') }} as refunds
-    left join order_items
+    left join {{ ref('int_order_items__recounted') }} as order_items
         on refunds.order_line_id = order_items.order_line_id
     left join deleted_orders
         on
@@ -105,13 +120,15 @@ valid_refunds as (
 
 cancelled_lines as (
     select
-        valid_lines.order_line_id,
-        valid_lines.amount,
+        order_items.order_line_id,
+        order_items.amount,
         cancelled_orders.cancelled_at
-    from valid_lines
+    from {{ ref('int_order_items__recounted') }} as order_items
     inner join cancelled_orders
-        on valid_lines.order_id = cancelled_orders.order_id
-    where valid_lines.amount >= 0
+        on order_items.order_id = cancelled_orders.order_id
+    where
+        not order_items.is_deleted
+        and order_items.amount >= 0
 ),
 
 refunded_before_cancellation as (
@@ -163,7 +180,8 @@ movements as (
         cancelled_at as happened_at,
         -shipping as amount
     from cancelled_orders
-    where has_sales = 1
+    -- An order without a sale keeps its shipping.
+    where largest_amount >= 0
 
     union all
 
@@ -174,12 +192,21 @@ movements as (
     where not is_deleted
 ),
 
+-- In every time zone a day begins on a quarter of an hour, so only these need their day.
+movements_by_quarter_hour as (
+    select
+        {{ quarter_hour('happened_at') }} as quarter_hour,
+        sum(amount) as amount
+    from movements
+    group by {{ quarter_hour('happened_at') }}
+),
+
 movements_by_day as (
     select
-        {{ date_id('happened_at') }} as date_id,
+        {{ date_id('quarter_hour') }} as date_id,
         {{ money('sum(amount)') }} as raw_net_value
-    from movements
-    group by {{ date_id('happened_at') }}
+    from movements_by_quarter_hour
+    group by {{ date_id('quarter_hour') }}
 )
 
 select * from movements_by_day
