@@ -1,7 +1,7 @@
 {#- The current row of every key of an entity, found another way than current_versions finds it: one aggregation, without windows.
     So what tests compare the facts with is a second opinion and not a repetition. -#}
 
-{#- CTEs, from `with` to `recounted_rows`: one row per key up to the load bound, with is_deleted, _version_at and _first_load_id.
+{#- CTEs, from `with` to `recounted_rows`: one row per key up to the load bound, with is_deleted and _first_load_id.
     On an incremental run, of the keys with news only, from all of their versions. Of a key of which nothing stands, only the key is known. -#}
 {% macro recounted(entity, columns=[]) -%}
     {%- set key = entity_columns(entity)[0][0] -%}
@@ -11,7 +11,7 @@
     received as (
         select
             {{ key }},
-            {%- for column in columns %}
+            {%- for column in columns | reject('equalto', '_version_at') %}
             {{ column }},
             {%- endfor %}
             _version_at,
@@ -77,7 +77,7 @@
     ),
 
     latest as (
-        {{ rows_at_max('ranked', key, columns + ['_operation', '_version_at'], '_rank', '_first_load_id') }}
+        {{ rows_at_max('ranked', key, columns + ['_operation'], '_rank', '_first_load_id') }}
     ),
 
     recounted_rows as (
@@ -87,7 +87,6 @@
             {{ column }},
             {%- endfor %}
             coalesce(_operation, 'withdraw') <> 'upsert' as is_deleted,
-            _version_at,
             _first_load_id
         from latest
     )

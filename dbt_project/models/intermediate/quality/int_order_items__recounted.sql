@@ -1,5 +1,5 @@
 {{ config(unique_key='order_line_id') }}
 
-{{ recounted('order_items', ['order_id', 'amount', 'created_at']) }}
+{{ recounted('order_items', ['order_id', 'amount', 'created_at', '_version_at']) }}
 
 select * from recounted_rows
