@@ -51,53 +51,67 @@
     {%- endif -%}
 {%- endmacro %}
 
-{#- A condition: anything may have changed since this model was built in this window of a product's clicks (on a full build: true).
-    Touched are the windows of every version of an event that changed, so the old one too, and those of a product's events when
-    the product itself arrives; each time the unknown product's window too, in which the event may have counted until then. -#}
+{#- A condition: anything may have changed since this model was built in this window of a product's clicks (on a full build: true). -#}
 {% macro is_touched_window(product_id, window_start) -%}
-    {%- set events = ref('int_events__current') -%}
-    {%- set products = ref('int_products__current') -%}
-    {%- set versions = staging('events') -%}
     {%- if is_incremental() -%}
         ({{ product_id }}, {{ window_start }}) in (
             select
                 case when members.is_unknown = 1 then {{ unknown_id('product') }} else touched.product_id end as product_id,
                 touched.window_start
-            from (
-                select
-                    received.product_id,
-                    {{ click_window('received.occurred_at') }} as window_start
-                from {{ versions }} as received
-                where
-                    received.event_id in (
-                        select changed.event_id
-                        from {{ events }} as changed
-                        where changed._changed_load_id > {{ watermark() }}
-                    )
-                    -- Earlier loads of raw need not be read.
-                    and received._load_id >= (
-                        select min(changed._first_load_id)
-                        from {{ events }} as changed
-                        where changed._changed_load_id > {{ watermark() }}
-                    )
-
-                union all
-
-                select
-                    waiting.product_id,
-                    {{ click_window('waiting.occurred_at') }} as window_start
-                from {{ events }} as waiting
-                where waiting.product_id in (
-                    select arrived.product_id
-                    from {{ products }} as arrived
-                    where arrived._first_load_id > {{ watermark() }}
-                )
-            ) as touched
+            from ({{ touched_windows() }}) as touched
             cross join (select 0 as is_unknown union all select 1 as is_unknown) as members
         )
     {%- else -%}
+        {%- do touched_windows() -%}
         true
     {%- endif -%}
+{%- endmacro %}
+
+{#- A condition that every click of a touched window fulfils, and most others do not; unlike the windows themselves it is one of a
+    column that the database has stored, so that it need not look at those (on a full build: true). -#}
+{% macro is_since_touched_windows(occurred_at) -%}
+    {%- if is_incremental() -%}
+        {{ occurred_at }} >= (select min(touched.window_start) from ({{ touched_windows() }}) as touched)
+    {%- else -%}
+        true
+    {%- endif -%}
+{%- endmacro %}
+
+{#- A query of the touched windows: those of every version of an event that changed, so the old one too, and those of a product's
+    events when the product itself arrives; each time the unknown product's window is meant too, in which the event may have
+    counted until then. -#}
+{% macro touched_windows() -%}
+    {%- set events = ref('int_events__current') -%}
+    {%- set products = ref('int_products__current') -%}
+    {%- set versions = staging('events') %}
+        select
+            received.product_id,
+            {{ click_window('received.occurred_at') }} as window_start
+        from {{ versions }} as received
+        where
+            received.event_id in (
+                select changed.event_id
+                from {{ events }} as changed
+                where changed._changed_load_id > {{ watermark() }}
+            )
+            -- Earlier loads of raw need not be read, and without changes none.
+            and received._load_id >= (
+                select coalesce(min(changed._first_load_id), {{ load_bound() }} + 1)
+                from {{ events }} as changed
+                where changed._changed_load_id > {{ watermark() }}
+            )
+
+        union all
+
+        select
+            waiting.product_id,
+            {{ click_window('waiting.occurred_at') }} as window_start
+        from {{ events }} as waiting
+        where waiting.product_id in (
+            select arrived.product_id
+            from {{ products }} as arrived
+            where arrived._first_load_id > {{ watermark() }}
+        )
 {%- endmacro %}
 
 {#- Pre-hook of models with the strategy `append`: what such a model holds of touched orders (of touched windows, where its

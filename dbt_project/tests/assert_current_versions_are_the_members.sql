@@ -1,5 +1,9 @@
 -- What a history says of a key now is what the dimension says of it, for every key and no other.
 -- The two are computed apart; else a dashboard of today and a history's last row disagree.
+{%- set user_columns = [
+    'name', 'email', 'is_email_valid', 'phone', 'age', 'country', 'registered_at', 'deleted_at',
+] %}
+{%- set product_columns = ['name', 'category', 'price', 'deleted_at'] %}
 
 with
 
@@ -21,85 +25,47 @@ users_now as (
 ),
 
 user_versions as (
-    select
-        user_id,
-        name,
-        email,
-        is_email_valid,
-        phone,
-        age,
-        country,
-        registered_at,
-        deleted_at
-    from {{ ref('dim_users_history') }}
+    select * from {{ ref('dim_users_history') }}
     where is_current
 ),
 
 products_now as (
-    select
-        product_id,
-        name,
-        category,
-        price,
-        deleted_at
-    from {{ ref('dim_products') }}
+    select * from {{ ref('dim_products') }}
 ),
 
 product_versions as (
-    select
-        product_id,
-        name,
-        category,
-        price,
-        deleted_at
-    from {{ ref('dim_products_history') }}
+    select * from {{ ref('dim_products_history') }}
     where is_current
-),
-
-user_differences as (
-    (
-        select * from users_now
-        except
-        select * from user_versions
-    )
-
-    union all
-
-    (
-        select * from user_versions
-        except
-        select * from users_now
-    )
-),
-
-product_differences as (
-    (
-        select * from products_now
-        except
-        select * from product_versions
-    )
-
-    union all
-
-    (
-        select * from product_versions
-        except
-        select * from products_now
-    )
 )
 
 select
     'user' as member,
-    cast(user_id as {{ type_string() }}) as member_id,
-    name,
-    deleted_at
-from user_differences
+    cast(coalesce(users_now.user_id, user_versions.user_id) as {{ type_string() }}) as member_id,
+    users_now.name as name_now,
+    user_versions.name as name_in_history
+from users_now
+full outer join user_versions
+    on users_now.user_id = user_versions.user_id
+where
+    users_now.user_id is null
+    or user_versions.user_id is null
+    {%- for column in user_columns %}
+    or not coalesce({{ is_same('users_now.' ~ column, 'user_versions.' ~ column) }}, false)
+    {%- endfor %}
 
 union all
 
 select
     'product' as member,
-    cast(product_id as {{ type_string() }}) as member_id,
-    name,
-    deleted_at
-from product_differences
+    cast(coalesce(products_now.product_id, product_versions.product_id) as {{ type_string() }}) as member_id,
+    products_now.name as name_now,
+    product_versions.name as name_in_history
+from products_now
+full outer join product_versions
+    on products_now.product_id = product_versions.product_id
+where
+    products_now.product_id is null
+    or product_versions.product_id is null
+    {%- for column in product_columns %}
+    or not coalesce({{ is_same('products_now.' ~ column, 'product_versions.' ~ column) }}, false)
+    {%- endfor %}

@@ -4,6 +4,25 @@
 
 with
 
+keys_of_several as (
+    select {{ key }}
+    from {{ model }}
+    group by {{ key }}
+    having count(*) > 1
+),
+
+-- Most keys have one version, which has no neighbours: it is the first, and valid for ever.
+versions as (
+    select *
+    from {{ model }}
+    where
+        {{ key }} in (select keys_of_several.{{ key }} from keys_of_several)
+        or version_number <> 1
+        or valid_from <> {{ beginning_of_time() }}
+        or valid_to is not null
+        or not is_current
+),
+
 neighbours as (
     select
         {{ key }},
@@ -23,7 +42,7 @@ neighbours as (
                 then true
             else false
         end as is_repeated
-    from {{ model }}
+    from versions
     window of_key as (partition by {{ key }} order by valid_from, version_number)
 )
 

@@ -45,6 +45,7 @@ late_products as (
 changed_lines as (
     select
         order_line_id,
+        _first_load_id,
         _changed_load_id
     from order_items
     where {{ is_news('_changed_load_id') }}
@@ -53,9 +54,19 @@ changed_lines as (
 changed_refunds as (
     select
         refund_id,
+        _first_load_id,
         _changed_load_id
     from refunds
     where {{ is_news('_changed_load_id') }}
+),
+
+-- Before these loads raw has no version of what changed; without changes nothing need be read.
+first_lines as (
+    select coalesce(min(_first_load_id), {{ load_bound() }} + 1) as _load_id from changed_lines
+),
+
+first_refunds as (
+    select coalesce(min(_first_load_id), {{ load_bound() }} + 1) as _load_id from changed_refunds
 ),
 
 -- A line, refund or adjustment may move between orders: every order that any of its versions
@@ -67,6 +78,7 @@ line_versions as (
     from {{ staging('order_items') }} as received
     inner join changed_lines
         on received.order_line_id = changed_lines.order_line_id
+    where received._load_id >= (select first_lines._load_id from first_lines)
 ),
 
 shipping_line_versions as (
@@ -87,6 +99,7 @@ refund_versions as (
     from {{ staging('refunds') }} as received
     inner join changed_refunds
         on received.refund_id = changed_refunds.refund_id
+    where received._load_id >= (select first_refunds._load_id from first_refunds)
 ),
 
 adjustment_versions as (

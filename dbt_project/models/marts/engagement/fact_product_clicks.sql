@@ -10,7 +10,9 @@ with
 
 clicks as (
     select * from {{ ref('int_clicks__identified') }}
-    where {{ is_touched_window('product_id', 'window_start') }}
+    where
+        {{ is_touched_window('product_id', 'window_start') }}
+        and {{ is_since_touched_windows('occurred_at') }}
 ),
 
 fact_product_clicks as (

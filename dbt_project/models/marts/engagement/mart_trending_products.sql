@@ -14,13 +14,24 @@ all_clicks as (
     select * from {{ ref('int_clicks__identified') }}
 ),
 
+-- An hour touches at most 13 windows of five minutes, so one of them has a 13th of its clicks. Most
+-- products never have that, and of their hours nothing need be summed.
+bursting_products as (
+    select product_id
+    from windows
+    where 13 * clicks >= {{ var('trending_clicks_min') }}
+    group by product_id
+),
+
 hours as (
     select
-        product_id,
-        date_trunc('hour', window_start) as hour_start,
-        sum(clicks) as clicks
+        windows.product_id,
+        date_trunc('hour', windows.window_start) as hour_start,
+        sum(windows.clicks) as clicks
     from windows
-    group by product_id, date_trunc('hour', window_start)
+    inner join bursting_products
+        on windows.product_id = bursting_products.product_id
+    group by windows.product_id, date_trunc('hour', windows.window_start)
 ),
 
 hours_in_order as (
@@ -127,8 +138,15 @@ episodes as (
     group by product_id, episode
 ),
 
+last_window as (
+    select max(window_start) as window_start from {{ ref('fact_product_clicks') }}
+),
+
 latest_click as (
-    select max(occurred_at) as occurred_at from all_clicks
+    select max(all_clicks.occurred_at) as occurred_at
+    from all_clicks
+    cross join last_window
+    where all_clicks.occurred_at >= last_window.window_start
 ),
 
 mart_trending_products as (
