@@ -1,9 +1,5 @@
 -- What a history says of a key now is what the dimension says of it, for every key and no other.
 -- The two are computed apart; else a dashboard of today and a history's last row disagree.
-{%- set user_columns = [
-    'name', 'email', 'is_email_valid', 'phone', 'age', 'country', 'registered_at', 'deleted_at',
-] %}
-{%- set product_columns = ['name', 'category', 'price', 'deleted_at'] %}
 
 with
 
@@ -49,15 +45,24 @@ full outer join user_versions
 where
     users_now.user_id is null
     or user_versions.user_id is null
-    {%- for column in user_columns %}
-    or not coalesce({{ is_same('users_now.' ~ column, 'user_versions.' ~ column) }}, false)
-    {%- endfor %}
+    or not coalesce({{ is_same('users_now.name', 'user_versions.name') }}, false)
+    or not coalesce({{ is_same('users_now.email', 'user_versions.email') }}, false)
+    or not coalesce(
+        {{ is_same('users_now.is_email_valid', 'user_versions.is_email_valid') }}, false
+    )
+    or not coalesce({{ is_same('users_now.phone', 'user_versions.phone') }}, false)
+    or not coalesce({{ is_same('users_now.age', 'user_versions.age') }}, false)
+    or not coalesce({{ is_same('users_now.country', 'user_versions.country') }}, false)
+    or not coalesce({{ is_same('users_now.registered_at', 'user_versions.registered_at') }}, false)
+    or not coalesce({{ is_same('users_now.deleted_at', 'user_versions.deleted_at') }}, false)
 
 union all
 
 select
     'product' as member,
-    cast(coalesce(products_now.product_id, product_versions.product_id) as {{ type_string() }}) as member_id,
+    cast(
+        coalesce(products_now.product_id, product_versions.product_id) as {{ type_string() }}
+    ) as member_id,
     products_now.name as name_now,
     product_versions.name as name_in_history
 from products_now
@@ -66,6 +71,7 @@ full outer join product_versions
 where
     products_now.product_id is null
     or product_versions.product_id is null
-    {%- for column in product_columns %}
-    or not coalesce({{ is_same('products_now.' ~ column, 'product_versions.' ~ column) }}, false)
-    {%- endfor %}
+    or not coalesce({{ is_same('products_now.name', 'product_versions.name') }}, false)
+    or not coalesce({{ is_same('products_now.category', 'product_versions.category') }}, false)
+    or not coalesce({{ is_same('products_now.price', 'product_versions.price') }}, false)
+    or not coalesce({{ is_same('products_now.deleted_at', 'product_versions.deleted_at') }}, false)

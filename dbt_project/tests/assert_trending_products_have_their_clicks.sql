@@ -65,8 +65,8 @@ wrong_episodes as (
         or counted.clicks_at_start < {{ var('trending_clicks_min') }}
 ),
 
--- Twelve windows make a full hour, and one of them has a twelfth of its clicks. That no window lacks
--- a click is tested by assert_clicks_sum_to_the_events.
+-- Twelve windows make a full hour, and one of them has a twelfth of its clicks. That no window
+-- lacks a click is tested by assert_clicks_sum_to_the_events.
 bursting_products as (
     select product_id
     from windows
