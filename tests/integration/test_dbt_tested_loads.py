@@ -108,7 +108,7 @@ def test_all_is_tested_unless_a_complete_build_has(warehouse: DbtWarehouse, unkn
     ("file", "find", "replace"),
     [
         ("stg_demo_shop__events.sql", "lower(trim(event_type))", "nullif(lower(trim(event_type)), 'purchase')"),
-        ("_demo_shop__models.yml", "meta: {new_loads_only: true}", "{meta: {new_loads_only: true}, where: _load_id > 0}"),
+        ("_demo_shop__models.yml", "[event_id, event_type, occurred_at", "[event_id, event_type, user_id, occurred_at"),
     ],
     ids=["the view", "the test"],
 )
