@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,23 +26,39 @@ _SUFFIXES = {".sql", ".yml", ".yaml", ".csv", ".md", ".py"}
 _BESIDE = {"logs", "target", "dbt_packages"}
 
 
-def inputs_hash(shop: str, project: Path = PROJECT_ROOT) -> str:
-    """A hash of dbt's project, the locked packages, the shop, dbt's variables in the environment, and the day (UTC).
+def inputs_hash(shop: str, arguments: Sequence[str] = (), project: Path = PROJECT_ROOT) -> str | None:
+    """A hash of all that a build is made from, beside raw; None where it cannot be told.
 
-    The day, so that everything is built and tested at least once on each: `mart_data_quality` has a row for it.
+    That is dbt's project and arguments, the locked packages, the shop, dbt's variables in the environment, and the day
+    (UTC): everything is built and tested at least once on each, `mart_data_quality` has a row for it. The times of the
+    files count too: what was changed and changed back may have been built in between.
     """
+    try:
+        return _inputs_hash(shop, arguments, project)
+    except OSError:  # A file that vanishes meanwhile, or may not be read, is dbt's to complain of.
+        return None
+
+
+def _inputs_hash(shop: str, arguments: Sequence[str], project: Path) -> str:
     digest = hashlib.sha256()
     folder = project / "dbt_project"
     files = [project / "requirements.lock"]
     for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in _BESIDE and not name.startswith("."))
-        files += [Path(root, name) for name in sorted(names) if Path(name).suffix in _SUFFIXES]
+        folders[:] = sorted(name for name in folders if root != str(folder) or name not in _BESIDE)
+        files += [Path(root, name) for name in sorted(names) if _is_of_dbt(name)]
     for file in files:
         content = file.read_bytes()
-        digest.update(f"{file.relative_to(project)} {len(content)}\n".encode() + content)
+        when = file.stat().st_mtime_ns
+        digest.update(f"{file.relative_to(project)} {len(content)} {when}\n".encode() + content)
     dbt = {name: value for name, value in os.environ.items() if name.startswith("DBT_")}
-    digest.update(json.dumps([shop, datetime.now(UTC).date().isoformat(), dbt], sort_keys=True).encode())
+    digest.update(
+        json.dumps([shop, list(arguments), datetime.now(UTC).date().isoformat(), dbt], sort_keys=True).encode()
+    )
     return digest.hexdigest()
+
+
+def _is_of_dbt(name: str) -> bool:
+    return name == ".dbtignore" or (Path(name).suffix in _SUFFIXES and not name.startswith("."))
 
 
 def published_as_it_is(home: Settings, wanted: str) -> tuple[Published, datetime] | None:
@@ -54,9 +71,15 @@ def published_as_it_is(home: Settings, wanted: str) -> tuple[Published, datetime
             found = connection.execute(
                 "select 1 from ops.builds where invocation_id = ? and inputs_hash = ?", [build.invocation_id, wanted]
             ).fetchall()
+            # What failed since is in mart_data_quality, and a failed test may fail again; a warning is to be repeated.
+            amiss = connection.execute(
+                "select 1 from ops.runs where status = 'failed' and finished_at > ?"
+                " union all select 1 from ops.test_results where invocation_id = ? and status = 'warn'",
+                [build.started_at, build.invocation_id],
+            ).fetchall()
         published = published_version(home.published_file)
-    except (UserError, duckdb.Error):  # Whatever is amiss, the build finds it, and says it in its own words.
+    except (UserError, duckdb.Error, OSError):  # Whatever is amiss, the build finds it, and says it in its own words.
         return None
-    if not found or not published or published.invocation_id != build.invocation_id:
+    if not found or amiss or not published or published.invocation_id != build.invocation_id:
         return None
     return published, build.started_at

@@ -20,7 +20,9 @@ def is_needless() -> bool:
     from orchestration import nothing_new
 
     home = settings.load()
-    wanted = nothing_new.inputs_hash(home.shop)
+    wanted = nothing_new.inputs_hash(home.shop, sys.argv[1:])
+    if wanted is None or "--full-refresh" in sys.argv or os.environ.get("DBT_FULL_REFRESH"):
+        return False
     if found := nothing_new.published_as_it_is(home, wanted):
         published, built_at = found
         print(

@@ -25,6 +25,13 @@ def published(tmp_path: Path) -> Settings:
     home = built(tmp_path)
     publish(home)
     build(home, "second", inputs_hash=HASH)
+    with duckdb.connect(str(home.warehouse_file)) as connection:
+        connection.execute(
+            "create table ops.runs (status text, finished_at timestamptz);"
+            "insert into ops.runs values ('ok', now()), ('failed', now() - interval 1 hour);"
+            "create table ops.test_results (invocation_id text, status text);"
+            "insert into ops.test_results values ('second', 'pass'), ('first', 'warn')"
+        )
     publish(home)
     return home
 
@@ -50,7 +57,9 @@ def test_what_is_published_need_not_be_built_again(published: Settings) -> None:
         lambda home: home.published_file.write_text("no database"),
         lambda home: home.marts_file.unlink(),
         lambda home: home.warehouse_file.unlink(),
-        lambda home: without_hashes(home),
+        lambda home: changed(home, "alter table ops.builds drop column inputs_hash"),  # of before there were any
+        lambda home: changed(home, "insert into ops.runs values ('failed', now())"),
+        lambda home: changed(home, "insert into ops.test_results values ('second', 'warn')"),
     ],
 )
 def test_anything_else_is_built(published: Settings, change: Callable[[Settings], object]) -> None:
@@ -58,35 +67,51 @@ def test_anything_else_is_built(published: Settings, change: Callable[[Settings]
     assert nothing_new.published_as_it_is(published, HASH) is None
 
 
-def without_hashes(home: Settings) -> None:
-    """A warehouse of before there were any."""
+def changed(home: Settings, statement: str) -> None:
+    """The warehouse after a statement."""
     with duckdb.connect(str(home.warehouse_file)) as connection:
-        connection.execute("alter table ops.builds drop column inputs_hash")
+        connection.execute(statement)
 
 
 def test_the_hash_is_of_all_that_a_build_is_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = tmp_path / "project"
-    shutil.copytree(ROOT / "dbt_project", project / "dbt_project")
+    shutil.copytree(ROOT / "dbt_project", project / "dbt_project", ignore=shutil.ignore_patterns("logs"))
     shutil.copyfile(ROOT / "requirements.lock", project / "requirements.lock")
-    hashes = [nothing_new.inputs_hash("demo_shop", project)]
-    (project / "dbt_project" / "logs").mkdir(exist_ok=True)
-    (project / "dbt_project" / "logs" / "more.sql").write_text("no part of it")
-    assert nothing_new.inputs_hash("demo_shop", project) == hashes[0]
+    models = project / "dbt_project" / "models"
 
-    model = project / "dbt_project" / "models" / "marts" / "shared" / "dim_date.sql"
-    model.write_text(model.read_text() + "\n")
-    hashes.append(nothing_new.inputs_hash("demo_shop", project))
+    def of(shop: str = "demo_shop", *arguments: str) -> str | None:
+        return nothing_new.inputs_hash(shop, arguments, project)
+
+    hashes = [of()]
+    (project / "dbt_project" / "logs").mkdir()
+    (project / "dbt_project" / "logs" / "more.sql").write_text("no part of it")
+    (models / ".#dim_date.sql").symlink_to("nowhere")  # as an editor leaves
+    assert of() == hashes[0] is not None
+
+    model = models / "marts" / "shared" / "dim_date.sql"
+    content = model.read_text()
+    model.write_text(content + "\n")
+    hashes.append(of())
+    model.write_text(content)  # what was built in between is not known
+    hashes.append(of())
     model.rename(model.with_name("dim_day.sql"))
-    hashes.append(nothing_new.inputs_hash("demo_shop", project))
+    hashes.append(of())
+    (models / "logs").mkdir()
+    (models / "logs" / "more.sql").write_text("a model to dbt")
+    hashes.append(of())
+    (project / "dbt_project" / ".dbtignore").write_text("tests")
+    hashes.append(of())
     with (project / "requirements.lock").open("a") as lock:
         lock.write("# another dbt\n")
-    hashes.append(nothing_new.inputs_hash("demo_shop", project))
-    hashes.append(nothing_new.inputs_hash("online_retail", project))
+    hashes += [of(), of("online_retail"), of("demo_shop", "--warn-error")]
     monkeypatch.setenv("DBT_VARS", "{age_max: 90}")
-    hashes.append(nothing_new.inputs_hash("demo_shop", project))
+    hashes.append(of())
     monkeypatch.setattr(nothing_new, "datetime", Tomorrow)
-    hashes.append(nothing_new.inputs_hash("demo_shop", project))
-    assert len(set(hashes)) == 7
+    hashes.append(of())
+    assert len(set(hashes)) == 11
+
+    (models / "dangling.sql").symlink_to("nowhere")
+    assert of() is None
 
 
 class Tomorrow(nothing_new.datetime):
