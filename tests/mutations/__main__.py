@@ -34,8 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
         if not options.only or any(part in target.path for part in options.only)
         for mutant in target.mutants
     ]
-    if options.sample:
-        chosen = random.Random(options.seed).sample(chosen, min(options.sample, len(chosen)))
+    if options.sample:  # In their order: what a model does not reach is built once for all of its mutants.
+        sample = random.Random(options.seed).sample(range(len(chosen)), min(options.sample, len(chosen)))
+        chosen = [chosen[index] for index in sorted(sample)]
     verdicts = []
     for verdict in judged(chosen, options.processes, options.verdicts):
         verdicts.append(verdict)
