@@ -27,6 +27,7 @@ from ingestion import settings
 from ingestion.errors import UserError
 from ingestion.settings import Settings
 
+OF_BEFORE = "built by an earlier version of this project"
 BUILD_FIRST = "Run `dbt build` (complete, without --select), then publish again."
 UNCHANGED = "What is published stays as it was."
 _PUBLISHES = """
@@ -51,6 +52,7 @@ class Build:
     shop: str
     failures: int | None
     started_at: datetime
+    loads: int | None
 
 
 @dataclass(frozen=True)
@@ -255,15 +257,19 @@ def audited_build(connection: duckdb.DuckDBPyConnection, shop: str) -> Build:
     """The last build. Raises UserError unless it is complete, passed, of this shop, and nothing was loaded after it."""
     try:
         row = connection.execute(
-            "select invocation_id, command, is_complete, status, load_bound, shop, failures, started_at "
+            "select invocation_id, command, is_complete, status, load_bound, shop, failures, started_at, loads "
             "from ops.builds "
-            "order by started_at desc limit 1"
+            "order by build_number desc nulls last, started_at desc limit 1"
         ).fetchone()
     except duckdb.CatalogException as error:
         raise UserError(f"The marts were never built. {BUILD_FIRST}") from error
+    except duckdb.BinderException as error:  # A column is not there yet.
+        raise UserError(f"The marts were {OF_BEFORE}. {BUILD_FIRST}") from error
     if row is None:
         raise UserError(f"The marts were never built. {BUILD_FIRST}")
     build = Build(*row)
+    if build.loads is None:
+        raise UserError(f"The marts were {OF_BEFORE}. {BUILD_FIRST}")
     if build.shop != shop:
         raise UserError(f"The marts are of the shop {build.shop}, not of {shop}. Set WAREHOUSE_SHOP. {UNCHANGED}")
     if build.status == "running":
@@ -273,10 +279,8 @@ def audited_build(connection: duckdb.DuckDBPyConnection, shop: str) -> Build:
         raise UserError(f"The last dbt command ({build.command}) failed{count}. Repair it. {BUILD_FIRST}")
     if not build.is_complete:
         raise UserError(f"The last dbt command ({build.command}) built only a part of the marts. {BUILD_FIRST}")
-    # A killed run's batch that is sent again commits long after it got its id, so the time of the commit counts too.
-    newer = connection.execute(
-        "select count(*) from ops.loads where load_id > ? or committed_at > ?", [build.load_bound, build.started_at]
-    ).fetchall()[0][0]
+    # Their number and not their ids: a killed run's batch that is sent again commits long after it got its id.
+    newer = connection.execute("select count(*) from ops.loads").fetchall()[0][0] - build.loads
     if newer:
         raise UserError(f"{newer} loads came after the last build. {BUILD_FIRST}")
     return build

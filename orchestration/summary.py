@@ -50,10 +50,10 @@ def build(home: Settings, since: datetime) -> Record | None:
             rows = _records(
                 connection,
                 "select invocation_id, command, status, load_bound, models_built, tests_passed, failures,"
-                " started_at >= ? as is_new from ops.builds order by started_at desc limit 1",
+                " started_at >= ? as is_new from ops.builds order by build_number desc limit 1",
                 [since],
             )
-        except duckdb.CatalogException:
+        except (duckdb.CatalogException, duckdb.BinderException):
             return None
     return rows[0] if rows else None
 

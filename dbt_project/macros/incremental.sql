@@ -18,12 +18,13 @@
     )
 {%- endmacro %}
 
-{#- The load id up to which this model is built. A subquery, so that compiled code does not change from run to run. -#}
-{% macro watermark() -%}
+{#- The load id up to which a model, or else this one, is built. A subquery, so that compiled code does not change from run to run. -#}
+{% macro watermark(relation=none) -%}
+    {%- set relation = relation or this -%}
     (
         select coalesce(max(watermarks.load_id), -1)
-        from {{ this.database }}.ops.watermarks as watermarks
-        where watermarks.model = '{{ this.identifier }}'
+        from {{ relation.database }}.ops.watermarks as watermarks
+        where watermarks.model = '{{ relation.identifier }}'
     )
 {%- endmacro %}
 
@@ -181,8 +182,8 @@
     {%- endif -%}
 {%- endmacro %}
 
-{#- A condition of the rows that this generic test has to look at: those beyond the load bound of the last complete build in which
-    it passed with the same logic, or from a load that committed only later. A subquery, so that compiled code does not change from
+{#- A condition of the rows that this generic test has to look at: those beyond the load bound of the complete builds in which it
+    passed with the same logic, as far as no load came later that is not beyond it. A subquery, so that compiled code does not change from
     run to run. None, which is every row, unless `meta.new_loads_only`; with --full-refresh and for `dbt test`; and where the
     test only warns, because what it found must be said again. -#}
 {% macro is_untested() -%}
@@ -194,26 +195,15 @@
     {%- endif -%}
     {%- set tested -%}
     _load_id > (
-        select coalesce(least(max(passed.load_bound), min(late.load_id) - 1), -1)
-        from (
-            select
-                builds.load_bound,
-                builds.started_at
-            from {{ ops_database() }}.ops.builds as builds
-            inner join {{ ops_database() }}.ops.test_results as test_results
-                on builds.invocation_id = test_results.invocation_id
-            where
-                builds.is_complete
-                and test_results.test_name = '{{ model.name }}'
-                and test_results.status = 'pass'
-                and test_results.logic_hash = '{{ test_hash(model.unique_id) if execute }}'
-            order by builds.started_at desc
-            limit 1
-        ) as passed
-        left join {{ ops_database() }}.ops.loads as late
-            on
-                passed.load_bound >= late.load_id
-                and passed.started_at < late.committed_at
+        select coalesce(max(whole.load_bound), -1)
+        from ({{ builds_without_late_loads() }}) as whole
+        inner join {{ ops_database() }}.ops.test_results as test_results
+            on whole.invocation_id = test_results.invocation_id
+        where
+            whole.is_complete
+            and test_results.test_name = '{{ model.name }}'
+            and test_results.status = 'pass'
+            and test_results.logic_hash = '{{ test_hash(model.unique_id) if execute }}'
     )
     {%- endset -%}
     {{ return(tested) }}

@@ -9,39 +9,57 @@
         {%- do create_ops_tables() -%}
         {%- do create_run_history() -%}
         {%- do mark_killed_builds() -%}
-        {%- do step_back_behind_late_loads() -%}
         {%- do run_query("delete from " ~ ops_database() ~ ".ops.load_bound") -%}
         {%- do run_query(
-            "insert into " ~ ops_database() ~ ".ops.load_bound select max(load_id), now() from "
+            "insert into " ~ ops_database() ~ ".ops.load_bound (load_id, fixed_at, loads) select max(load_id), now(), count(*) from "
             ~ source('ops', 'loads')
         ) -%}
+        {%- do step_back_behind_late_loads() -%}
         {%- do drop_outdated_models() -%}
         {%- do record_start() -%}
     {%- endif -%}
 {%- endmacro %}
 
 {#- A load gets its id when it is written to the lake, and may commit long after: its run was stopped, and the next one sent it
-    again. When its id is not above what builds have seen, every watermark steps back behind it; what is then recomputed once more
-    comes out the same. -#}
+    again. When its id is not above what builds have seen, every watermark steps back to a build that saw all there is up to its
+    bound; what is then recomputed once more comes out the same. -#}
 {% macro step_back_behind_late_loads() -%}
-    {%- set late -%}
-        select min(loads.load_id)
-        from {{ source('ops', 'loads') }} as loads
-        inner join {{ ops_database() }}.ops.load_bound as last_bound
-            on
-                loads.load_id <= last_bound.load_id
-                and loads.committed_at > last_bound.fixed_at
+    {%- set seen -%}
+        select
+            coalesce(max(whole.load_bound), -1) as load_id,
+            (select max(builds.load_bound) from {{ ops_database() }}.ops.builds as builds) as last_load_id
+        from ({{ builds_without_late_loads() }}) as whole
     {%- endset -%}
-    {%- set load_id = run_query(late).rows[0][0] -%}
-    {%- if load_id is not none -%}
+    {%- set row = run_query(seen).rows[0] -%}
+    {%- if row[1] is not none and row[0] < row[1] -%}
         {%- for database in model_databases() -%}
             {%- do commit_now() -%}
             {%- do run_query(
-                "update " ~ database ~ ".ops.watermarks set load_id = least(load_id, " ~ load_id ~ " - 1)"
+                "update " ~ database ~ ".ops.watermarks set load_id = " ~ row[0] ~ " where load_id > " ~ row[0]
             ) -%}
         {%- endfor -%}
         {%- do commit_now() -%}
     {%- endif -%}
+{%- endmacro %}
+
+{#- A query of the builds since which no load came that is not above their bound: of these the ledger has as many as when the build
+    began. The ledger's numbers say so and not its times, because the machine's clock may have been set back. Not by source(): a
+    test that asks would have two parents. -#}
+{% macro builds_without_late_loads() %}
+        select
+            builds.invocation_id,
+            builds.is_complete,
+            builds.load_bound
+        from {{ ops_database() }}.ops.builds as builds
+        inner join (
+            select
+                loads.load_id,
+                count(*) over (order by loads.load_id) as loads
+            from {{ ops_database() }}.ops.loads as loads
+        ) as ledger
+            on
+                builds.load_bound = ledger.load_id
+                and builds.loads = ledger.loads
 {%- endmacro %}
 
 {#- One clear line instead of a model's error when raw cannot be built from. -#}
@@ -90,7 +108,8 @@
 
 {% macro create_ops_tables() -%}
     {%- set ops = ops_database() ~ ".ops" -%}
-    {%- do run_query("create table if not exists " ~ ops ~ ".load_bound (load_id bigint, fixed_at timestamptz)") -%}
+    {%- do run_query("create table if not exists " ~ ops ~ ".load_bound (load_id bigint, fixed_at timestamptz, loads bigint)") -%}
+    {%- do run_query("alter table " ~ ops ~ ".load_bound add column if not exists loads bigint") -%}
     {%- for database in model_databases() -%}
         {%- do commit_now() -%}
         {%- do run_query("create schema if not exists " ~ database ~ ".ops") -%}
@@ -183,8 +202,9 @@
 
 {% macro record_start() -%}
     {%- do run_query(
-        "insert into " ~ ops_database() ~ ".ops.builds (invocation_id, command, is_complete, status, load_bound, shop, started_at, run_id, inputs_hash) "
-        ~ "select '" ~ invocation_id ~ "', '" ~ flags.WHICH ~ "', " ~ is_complete_build() ~ ", 'running', load_id, '"
+        "insert into " ~ ops_database() ~ ".ops.builds (invocation_id, build_number, command, is_complete, status, load_bound, loads, shop, started_at, run_id, inputs_hash) "
+        ~ "select '" ~ invocation_id ~ "', (select coalesce(max(build_number), 0) + 1 from " ~ ops_database() ~ ".ops.builds), '"
+        ~ flags.WHICH ~ "', " ~ is_complete_build() ~ ", 'running', load_id, loads, '"
         ~ shop() ~ "', now(), " ~ literal_or_null(run_id() or none) ~ ", "
         ~ literal_or_null(env_var('WAREHOUSE_INPUTS_HASH', '') or none) ~ " from " ~ ops_database() ~ ".ops.load_bound"
     ) -%}

@@ -1,7 +1,7 @@
 {#- The current row of every key of an entity, found another way than current_versions finds it: one aggregation, without windows.
     So what tests compare the facts with is a second opinion and not a repetition. -#}
 
-{#- CTEs, from `with` to `recounted_rows`: one row per key up to the load bound, with is_deleted and _first_load_id.
+{#- CTEs, from `with` to `recounted_rows`: one row per key up to the load bound, with is_deleted, _first_load_id and _versions_received.
     On an incremental run, of the keys with news only, from all of their versions. Of a key of which nothing stands, only the key is known. -#}
 {% macro recounted(entity, columns=[]) -%}
     {%- set key = entity_columns(entity)[0][0] -%}
@@ -77,7 +77,7 @@
     ),
 
     latest as (
-        {{ rows_at_max('ranked', key, columns + ['_operation'], '_rank', '_first_load_id') }}
+        {{ rows_at_max('ranked', key, columns + ['_operation'], '_rank', '_first_load_id', '_versions_received') }}
     ),
 
     recounted_rows as (
@@ -87,7 +87,13 @@
             {{ column }},
             {%- endfor %}
             coalesce(_operation, 'withdraw') <> 'upsert' as is_deleted,
-            _first_load_id
+            _first_load_id,
+            _versions_received
         from latest
     )
+{%- endmacro %}
+
+{#- The entities that have a recount, int_<entity>__recounted. -#}
+{% macro recounted_entities() -%}
+    {{ return(['adjustments', 'events', 'order_items', 'orders', 'products', 'refunds', 'shipping_lines', 'users']) }}
 {%- endmacro %}

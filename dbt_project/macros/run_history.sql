@@ -20,9 +20,11 @@
     {%- set statements = [
         "create table if not exists " ~ ops ~ ".builds (invocation_id varchar, command varchar, is_complete boolean, "
         ~ "status varchar, load_bound bigint, shop varchar, started_at timestamptz, finished_at timestamptz, "
-        ~ "models_built bigint, tests_passed bigint, failures bigint, run_id varchar, inputs_hash varchar)",
+        ~ "models_built bigint, tests_passed bigint, failures bigint, run_id varchar, inputs_hash varchar, loads bigint, build_number bigint)",
         "alter table " ~ ops ~ ".builds add column if not exists run_id varchar",
         "alter table " ~ ops ~ ".builds add column if not exists inputs_hash varchar",
+        "alter table " ~ ops ~ ".builds add column if not exists loads bigint",
+        "alter table " ~ ops ~ ".builds add column if not exists build_number bigint",
         "create table if not exists " ~ ops ~ ".model_runs (invocation_id varchar, unique_id varchar, name varchar, "
         ~ "materialized varchar, status varchar, seconds decimal(18, 3), rows_held bigint, message varchar, "
         ~ "started_at timestamptz, finished_at timestamptz)",

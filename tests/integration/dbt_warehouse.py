@@ -116,6 +116,7 @@ class DbtWarehouse:
     def load(self, versions: dict[str, list[dict[str, Any]]], first_load: int | None = None) -> None:
         """Append one load per stream, from `first_load` on where its ids were reserved.
 
+        The ledger's clock stands still: what builds have seen is not told by times.
         Keys that start with `_` are metadata: `_operation`, `_file`, `_occurrence`, `_deleted_at`.
         """
         first_load = first_load or self.reserve_loads(len(versions))
@@ -125,7 +126,8 @@ class DbtWarehouse:
                 for number, row in enumerate(rows, start=1):
                     self._append(connection, f"raw_{source}.{table}", STREAMS[stream].split(), row, number, load_id)
                 connection.execute(
-                    "insert into ops.loads values (?, ?, ?, ?, 'batch', ?, ?, 0, 0, null, null, now(), now())",
+                    "insert into ops.loads"
+                    " values (?, ?, ?, ?, 'batch', ?, ?, 0, 0, null, null, now(), make_timestamptz(0))",
                     [load_id, str(load_id), source, table, len(rows), len(rows)],
                 )
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -36,7 +37,7 @@ def built(tmp_path: Path) -> Settings:
             "create table ops.loads (load_id bigint, committed_at timestamptz);"
             "create table ops.builds (invocation_id text, command text, is_complete boolean, status text,"
             " load_bound bigint, shop text, started_at timestamptz, finished_at timestamptz, models_built bigint,"
-            " tests_passed bigint, failures bigint, inputs_hash text)"
+            " tests_passed bigint, failures bigint, inputs_hash text, loads bigint, build_number bigint)"
         )
     load(settings, FIRST_LOAD)
     build(settings, "first", bound=FIRST_LOAD, price=10)
@@ -45,7 +46,7 @@ def built(tmp_path: Path) -> Settings:
 
 def load(settings: Settings, load_id: int) -> None:
     with duckdb.connect(str(settings.warehouse_file)) as connection:
-        connection.execute("insert into ops.loads values (?, now())", [load_id])
+        connection.execute("insert into ops.loads values (?, make_timestamptz(0))", [load_id])
 
 
 def build(
@@ -59,12 +60,14 @@ def build(
     status: str = "passed",
     shop: str = "demo_shop",
     inputs_hash: str | None = None,
+    began: datetime | None = None,
 ) -> None:
     """What dbt leaves: a row of ops.builds and, in marts.duckdb, marts in `main` and bookkeeping in `ops`."""
     with duckdb.connect(str(settings.warehouse_file)) as connection:
         connection.execute(
-            "insert into ops.builds values (?, 'build', ?, ?, ?, ?, now(), now(), 2, 10, 0, ?)",
-            [invocation, is_complete, status, bound, shop, inputs_hash],
+            "insert into ops.builds select ?, 'build', ?, ?, ?, ?, coalesce(?, now()), now(), 2, 10, 0, ?,"
+            " (select count(*) from ops.loads), (select count(*) from ops.builds)",
+            [invocation, is_complete, status, bound, shop, began, inputs_hash],
         )
         connection.execute(f"attach '{settings.marts_file}' as marts (storage_version 'v1.4.0')")
         connection.execute(
@@ -75,6 +78,11 @@ def build(
             "create schema if not exists marts.ops;"
             "create or replace table marts.ops.unpublished as select 'dim_users' as model"
         )
+
+
+def change(settings: Settings, sql: str) -> None:
+    with duckdb.connect(str(settings.warehouse_file)) as connection:
+        connection.execute(sql)
 
 
 def prices(file: Path) -> set[int]:
@@ -160,8 +168,20 @@ def test_previous_version_is_kept_and_can_be_brought_back(home: Settings) -> Non
         (lambda home: build(home, "x", price=20, status="running"), "did not end"),
         (lambda home: build(home, "x", price=20, shop="online_retail"), "of the shop online_retail"),
         (lambda home: load(home, SECOND_LOAD), "1 loads came after the last build"),
+        (lambda home: build(home, "x", price=20, status="failed", began=datetime(2020, 1, 1, tzinfo=UTC)), "failed"),
+        (lambda home: change(home, "alter table ops.builds drop column loads"), "by an earlier version"),
+        (lambda home: change(home, "update ops.builds set loads = null"), "by an earlier version"),
     ],
-    ids=["partial build", "failed build", "killed build", "other shop", "newer load"],
+    ids=[
+        "partial build",
+        "failed build",
+        "killed build",
+        "other shop",
+        "newer load",
+        "clock set back",
+        "upgrade",
+        "begun upgrade",
+    ],
 )
 def test_refuses_in_one_line_and_leaves_what_is_published(
     home: Settings, spoil: Callable[[Settings], None], message: str

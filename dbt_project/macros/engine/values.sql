@@ -78,20 +78,21 @@
     md5({{ expression }})
 {%- endmacro %}
 
-{#- One row per key of a relation: the columns of its row where `rank` is largest (null where no row has a rank), and the smallest
-    value of `first`. -#}
-{% macro rows_at_max(relation, key, columns, rank, first) -%}
-    {{ adapter.dispatch('rows_at_max')(relation, key, columns, rank, first) }}
+{#- One row per key of a relation: the columns of its row where `rank` is largest (null where no row has a rank), the smallest
+    value of `first`, and how many rows there are, as `number`. -#}
+{% macro rows_at_max(relation, key, columns, rank, first, number) -%}
+    {{ adapter.dispatch('rows_at_max')(relation, key, columns, rank, first, number) }}
 {%- endmacro %}
 
 {#- One aggregate of all columns: an aggregate for each would keep the rank as often. -#}
-{% macro duckdb__rows_at_max(relation, key, columns, rank, first) -%}
+{% macro duckdb__rows_at_max(relation, key, columns, rank, first, number) -%}
     select
         {{ key }},
         {%- for column in columns %}
         latest_row['{{ column }}'] as {{ column }},
         {%- endfor %}
-        {{ first }}
+        {{ first }},
+        {{ number }}
     from (
         select
             {{ key }},
@@ -103,7 +104,8 @@
                 ),
                 {{ rank }}
             ) as latest_row,
-            min({{ first }}) as {{ first }}
+            min({{ first }}) as {{ first }},
+            count(*) as {{ number }}
         from {{ relation }}
         group by {{ key }}
     ) as latest_rows
