@@ -299,6 +299,18 @@ def test_a_partial_build_leaves_nothing_behind(warehouse: DbtWarehouse, tmp_path
     assert warehouse.marts() == full_refresh(warehouse, tmp_path / "again")
 
 
+def test_a_selection_is_not_tested_against_what_it_left_behind(warehouse: DbtWarehouse) -> None:
+    """Nothing is amiss with it; an audit that is selected itself builds both of the sides that it compares."""
+    warehouse.load(CHANGES)
+    result = warehouse.dbt("build", "--select", "+fact_refunds", "--exclude-resource-type", "unit_test")
+    assert any(node.node.name.startswith("key_holds_fact_refunds") for node in result.result)
+    with warehouse.connect("marts.duckdb") as connection:
+        connection.execute("update fact_refunds set amount = amount + 1 where refund_line_id = 'refund-1'")
+    audit = "assert_every_raw_refund_is_in_fact_refunds"
+    result = warehouse.try_dbt("build", "--select", f"+{audit}", "--exclude-resource-type", "unit_test")
+    assert [node.node.name for node in result.result if node.status == "fail"] == [audit]
+
+
 def test_a_build_without_news_writes_no_row(warehouse: DbtWarehouse) -> None:
     """Proof that the build is incremental: a row planted in the facts survives a build with no reason to touch it."""
     with warehouse.connect("marts.duckdb") as connection:

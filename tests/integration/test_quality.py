@@ -32,6 +32,10 @@ FINDINGS = {
     "accepted_by_seed_fact_orders_v1": [("status is lost, not in the seed statuses", 1)],
     "null_share_at_most_fact_orders_v1": [("currency is null in 9 of 40 rows, more than a share of 0.05", 9)],
     "key_holds_fact_orders_v1": [("order_line_id 43 occurs 2 times", 2)],
+    "moments_within_reach_fact_refunds": [
+        ("refunded_at is 1994-12-31 23:59:59, before 1995-01-01 or more than 366", 1)
+    ],
+    "moments_within_reach_fact_adjustments": [("adjusted_at is 2", 1)],
     "matches_pattern_dim_users_v1_email": [("email is it's wrong, which does not match ^[a-z0-9._%+'-]+@", 1)],
     "values_in_mart_data_quality": [("metric is mood, none of rows_extracted, rows_loaded", 1)],
     "row_count_at_least_mart_data_quality": [("has 1 rows, fewer than 9", 1)],
@@ -42,8 +46,17 @@ FINDINGS = {
 
 
 def test_every_finding_says_what_is_expected_of_which_column_and_how_many(built: DbtWarehouse) -> None:
+    latest = ops(built, "select timezone('UTC', fixed_at) + interval 366 days from ops.load_bound")[0][0]
     with built.connect("marts.duckdb") as connection:
         connection.execute(BROKEN_MARTS)
+        # The first and the last moment that are no mistake, and one beyond each.
+        connection.execute(
+            "update fact_refunds set refunded_at = case refund_line_id"
+            " when 'refund-1' then timestamp '1994-12-31 23:59:59'"
+            " when 'refund-2' then timestamp '1995-01-01' else ? end",
+            [latest],
+        )
+        connection.execute("update fact_adjustments set adjusted_at = ?", [latest + timedelta(microseconds=1)])
     with built.connect() as connection:
         connection.execute(
             "update intermediate.int_orders__current set status = null, shipping_cost = null where order_id = 5;"
