@@ -11,14 +11,16 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import date, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import duckdb
+import yaml
 
 from ingestion.errors import UserError
 from ingestion.settings import PROJECT_ROOT, Settings
-from orchestration.publish import Published, audited_build, published_version
+from orchestration.publish import Published, audited_build, published_version, quoted, wal
 
 VARIABLE = "WAREHOUSE_INPUTS_HASH"
 """Through which dbt is told, to write it into `ops.builds` (macros/invocation.sql)."""
@@ -29,13 +31,14 @@ _BESIDE = {"logs", "target", "dbt_packages"}
 def inputs_hash(shop: str, arguments: Sequence[str] = (), project: Path = PROJECT_ROOT) -> str | None:
     """A hash of all that a build is made from, beside raw; None where it cannot be told.
 
-    That is dbt's project and arguments, the locked packages, the shop, dbt's variables in the environment, and the day
-    (UTC): everything is built and tested at least once on each, `mart_data_quality` has a row for it. The times of the
-    files count too: what was changed and changed back may have been built in between.
+    That is dbt's project and arguments, the locked packages, the shop, dbt's variables in the environment, the `.env`
+    that dbt reads, and the shop's day: everything is built and tested at least once on each, `mart_data_quality` has a
+    row for it. The times of the files count too: what was changed and changed back may have been built in between.
     """
     try:
         return _inputs_hash(shop, arguments, project)
-    except OSError:  # A file that vanishes meanwhile, or may not be read, is dbt's to complain of.
+    # A file that vanishes meanwhile, or may not be read, and settings that are none are dbt's to complain of.
+    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError):
         return None
 
 
@@ -46,15 +49,26 @@ def _inputs_hash(shop: str, arguments: Sequence[str], project: Path) -> str:
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if root != str(folder) or name not in _BESIDE)
         files += [Path(root, name) for name in sorted(names) if _is_of_dbt(name)]
-    for file in files:
+    for file in [*files, *_env_files()]:
         content = file.read_bytes()
         when = file.stat().st_mtime_ns
-        digest.update(f"{file.relative_to(project)} {len(content)} {when}\n".encode() + content)
+        digest.update(f"{os.path.relpath(file, project)} {len(content)} {when}\n".encode() + content)
     dbt = {name: value for name, value in os.environ.items() if name.startswith("DBT_")}
-    digest.update(
-        json.dumps([shop, list(arguments), datetime.now(UTC).date().isoformat(), dbt], sort_keys=True).encode()
-    )
+    day = _day_of_shop(folder / "dbt_project.yml", shop).isoformat()
+    digest.update(json.dumps([shop, list(arguments), day, dbt], sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def _env_files() -> list[Path]:
+    """The `.env` that dbt reads, if any: the nearest one upwards from where it starts, which is here."""
+    here = Path.cwd()
+    return [file for folder in (here, *here.parents) if (file := folder / ".env").is_file()][:1]
+
+
+def _day_of_shop(settings: Path, shop: str) -> date:
+    """Today, where the shop is; its day begins up to 14 hours before that of UTC."""
+    variables = yaml.load(settings.read_bytes(), yaml.CSafeLoader)["vars"]
+    return datetime.now(ZoneInfo(variables["shops"][shop]["time_zone"])).date()
 
 
 def _is_of_dbt(name: str) -> bool:
@@ -63,11 +77,15 @@ def _is_of_dbt(name: str) -> bool:
 
 def published_as_it_is(home: Settings, wanted: str) -> tuple[Published, datetime] | None:
     """The published version that a build of inputs with the hash `wanted` would only repeat, and when it was built."""
-    if not home.warehouse_file.exists() or not home.marts_file.exists():
-        return None
     try:
+        if not _is_untouched(home):
+            return None
         with duckdb.connect(str(home.warehouse_file), read_only=True) as connection:
             build = audited_build(connection, home.shop)
+            connection.execute(f"attach '{quoted(home.marts_file)}' as marts (read_only)")
+            of_marts = connection.execute(
+                "select 1 from marts.ops.watermarks where invocation_id = ?", [build.invocation_id]
+            ).fetchall()
             found = connection.execute(
                 "select 1 from ops.builds where invocation_id = ? and inputs_hash = ?", [build.invocation_id, wanted]
             ).fetchall()
@@ -80,6 +98,12 @@ def published_as_it_is(home: Settings, wanted: str) -> tuple[Published, datetime
         published = published_version(home.published_file)
     except (UserError, duckdb.Error, OSError):  # Whatever is amiss, the build finds it, and says it in its own words.
         return None
-    if not found or amiss or not published or published.invocation_id != build.invocation_id:
+    if not found or amiss or not of_marts or not published or published.invocation_id != build.invocation_id:
         return None
     return published, build.started_at
+
+
+def _is_untouched(home: Settings) -> bool:
+    """Whether nobody has written the marts since they were published."""
+    files = [home.marts_file, *(file for file in [wal(home.marts_file)] if file.exists())]
+    return max(file.stat().st_mtime_ns for file in files) <= home.published_file.stat().st_mtime_ns

@@ -247,7 +247,7 @@ def _unwritten(home: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
         raise UserError(f"{home.warehouse_file} is in use by a load or a build. {UNCHANGED} ({error})") from error
     with connection:
         try:
-            connection.execute(f"attach '{_quoted(home.marts_file)}' as marts (read_only)")
+            connection.execute(f"attach '{quoted(home.marts_file)}' as marts (read_only)")
         except duckdb.IOException as error:
             raise UserError(f"{home.marts_file} is in use by a build. {UNCHANGED} ({error})") from error
         yield connection
@@ -289,9 +289,9 @@ def audited_build(connection: duckdb.DuckDBPyConnection, shop: str) -> Build:
 def _write(marts: Path, beside: Path, version: Published) -> None:
     """A copy of the marts with nothing but the marts and the version, safe on disk."""
     shutil.copyfile(marts, beside)
-    if _wal(marts).exists():
+    if wal(marts).exists():
         # A build that did not end cleanly left its last commits there; opening the copy takes them in.
-        shutil.copyfile(_wal(marts), _wal(beside))
+        shutil.copyfile(wal(marts), wal(beside))
     with duckdb.connect(str(beside)) as connection:
         schemas = _column(connection, "select schema_name from duckdb_schemas() where not internal")
         if "ops" in schemas and "unpublished" in _column(
@@ -363,10 +363,10 @@ def _previous(home: Settings) -> Path:
 
 def _remove(file: Path) -> None:
     file.unlink(missing_ok=True)
-    _wal(file).unlink(missing_ok=True)
+    wal(file).unlink(missing_ok=True)
 
 
-def _wal(file: Path) -> Path:
+def wal(file: Path) -> Path:
     """DuckDB's log beside a database file."""
     return file.with_name(file.name + ".wal")
 
@@ -375,7 +375,8 @@ def _column(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
     return [row[0] for row in connection.execute(query).fetchall()]
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
+    """A path within quotes in SQL."""
     return str(path).replace("'", "''")
 
 

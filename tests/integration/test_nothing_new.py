@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -23,6 +24,8 @@ HASH = "of all that the build was made from"
 def published(tmp_path: Path) -> Settings:
     """A warehouse whose last build has a hash, and is the second published version."""
     home = built(tmp_path)
+    shutil.copy2(home.marts_file, tmp_path / "marts of the first build")
+    (tmp_path / "no database").write_text("no database")
     publish(home)
     build(home, "second", inputs_hash=HASH)
     with duckdb.connect(str(home.warehouse_file)) as connection:
@@ -56,6 +59,9 @@ def test_what_is_published_need_not_be_built_again(published: Settings) -> None:
         lambda home: home.published_file.unlink(),
         lambda home: home.published_file.write_text("no database"),
         lambda home: home.marts_file.unlink(),
+        lambda home: home.marts_file.write_bytes(home.marts_file.read_bytes()),  # put there since
+        lambda home: restored(home, home.home / "marts of the first build"),
+        lambda home: restored(home, home.home / "no database"),
         lambda home: home.warehouse_file.unlink(),
         lambda home: changed(home, "alter table ops.builds drop column inputs_hash"),  # of before there were any
         lambda home: changed(home, "insert into ops.runs values ('failed', now())"),
@@ -65,6 +71,13 @@ def test_what_is_published_need_not_be_built_again(published: Settings) -> None:
 def test_anything_else_is_built(published: Settings, change: Callable[[Settings], object]) -> None:
     change(published)
     assert nothing_new.published_as_it_is(published, HASH) is None
+
+
+def restored(home: Settings, file: Path) -> None:
+    """The warehouse with other marts, as if they had always been there."""
+    times = home.marts_file.stat()
+    shutil.copyfile(file, home.marts_file)
+    os.utime(home.marts_file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def changed(home: Settings, statement: str) -> None:
@@ -106,17 +119,44 @@ def test_the_hash_is_of_all_that_a_build_is_made_from(tmp_path: Path, monkeypatc
     hashes += [of(), of("online_retail"), of("demo_shop", "--warn-error")]
     monkeypatch.setenv("DBT_VARS", "{age_max: 90}")
     hashes.append(of())
-    monkeypatch.setattr(nothing_new, "datetime", Tomorrow)
+    monkeypatch.chdir(models)
+    (tmp_path / ".env").write_text("DBT_VARS={age_max: 80}")  # dbt reads the nearest one
     hashes.append(of())
-    assert len(set(hashes)) == 11
+    (project / "dbt_project" / ".env").write_text("DBT_VARS={age_max: 70}")
+    hashes.append(of())
+    (tmp_path / ".env").write_text("")
+    assert of() == hashes[-1]
+    assert len(set(hashes)) == 12
 
     (models / "dangling.sql").symlink_to("nowhere")
     assert of() is None
 
 
-class Tomorrow(nothing_new.datetime):
-    """The clock a day later."""
+@pytest.mark.parametrize(("moment", "is_new_day"), [("21:59:59", False), ("22:00:00", True), ("23:59:59", True)])
+def test_a_day_begins_where_the_shop_is(monkeypatch: pytest.MonkeyPatch, moment: str, is_new_day: bool) -> None:
+    """In Berlin's summer two hours before that of UTC."""
+    hashes = []
+    for now in ("12:00:00", moment):
+        monkeypatch.setattr(nothing_new, "datetime", clock_at(f"2026-07-01T{now}+00:00"))
+        hashes.append(nothing_new.inputs_hash("demo_shop"))
+    assert None not in hashes
+    assert (hashes[0] != hashes[1]) == is_new_day
 
-    @classmethod
-    def now(cls, tz=None):
-        return super().now(tz) + timedelta(days=1)
+
+def clock_at(moment: str) -> type[datetime]:
+    """A clock that stands still."""
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.fromisoformat(moment).astimezone(tz)
+
+    return Stopped
+
+
+@pytest.mark.parametrize("settings", ["vars: [", "vars: {shops: {}}", "vars: {shops: {demo_shop: {time_zone: Mars}}}"])
+def test_settings_that_are_none_are_no_reason_to_leave_a_build_out(tmp_path: Path, settings: str) -> None:
+    (tmp_path / "dbt_project").mkdir()
+    (tmp_path / "dbt_project" / "dbt_project.yml").write_text(settings)
+    (tmp_path / "requirements.lock").touch()
+    assert nothing_new.inputs_hash("demo_shop", project=tmp_path) is None

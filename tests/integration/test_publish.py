@@ -76,7 +76,8 @@ def build(
             f" from range({rows});"
             "create or replace table marts.main.dim_users as select 1 as user_id;"
             "create schema if not exists marts.ops;"
-            "create or replace table marts.ops.unpublished as select 'dim_users' as model"
+            "create or replace table marts.ops.unpublished as select 'dim_users' as model;"
+            f"create or replace table marts.ops.watermarks as select '{invocation}' as invocation_id"
         )
 
 
