@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+from dbt.cli.main import dbtRunner
 
 from tests.integration.dbt_warehouse import DbtWarehouse
 from tests.integration.test_dbt_incremental import HISTORY, line, order
@@ -123,3 +125,23 @@ def test_duckdbs_memory_is_limited(raw: DbtWarehouse, monkeypatch: pytest.Monkey
     assert limit() == "3.7 GiB"
     monkeypatch.setenv("WAREHOUSE_MEMORY_LIMIT", "1GiB")
     assert limit() == "1.0 GiB"
+
+
+def test_duckdb_may_be_asked_again_after_it_has_written_its_temporary_folder(
+    raw: DbtWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by another thread of a build; the folder lies in the warehouse's home."""
+    monkeypatch.setenv("WAREHOUSE_MEMORY_LIMIT", "64MB")
+    too_large = "select max(v) from (select md5(range::text) as v from range(1000000) order by v offset 1)"
+    with raw._environment():
+        runner = dbtRunner(manifest=raw.manifests[raw.project, raw.shop])
+        try:
+            spilt, asked = (
+                runner.invoke(["show", "--inline", query, "--quiet"])
+                for query in (too_large, "select current_setting('temp_directory')")
+            )
+        finally:
+            DuckDBConnectionManager.close_all_connections()
+    assert spilt.success, raw.message(spilt)
+    assert asked.success, raw.message(asked)
+    assert asked.result.results[0].agate_table.rows[0][0] == str(raw.home / "tmp")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from datetime import date, timedelta
+
+import duckdb
+import pytest
 
 from tests.integration.dbt_warehouse import DbtWarehouse
 from tests.integration.test_dbt_incremental import order
 from tests.integration.test_run_history import built, history, ops
 
 __all__ = ["built", "history"]  # fixtures
+
+Audits = tuple[duckdb.DuckDBPyConnection, dict[str, str]]
 
 BROKEN_MARTS = """
     create or replace table fact_orders as from fact_orders;  -- without its constraints
@@ -171,3 +177,169 @@ def test_values_of_raw_are_counted_load_by_load_whatever_columns_come(built: Dbt
     assert [row[3] for row in increments if row[0] == late and row[2] == "*"] == [1]
     built.dbt("run", "--select", "int_raw_values__counted", "--full-refresh")
     assert counted(built) == increments
+
+
+#: By audit: what is done to the marts (or to what the audit compares them with), and how a finding of it begins.
+BREAKAGES = {
+    "assert_every_raw_line_is_in_one_fact": [
+        ("delete from marts.fact_orders where order_line_id = 11", "line"),
+        ("update marts.fact_orders set amount = amount + 1 where order_line_id = 11", "line"),
+        ("update intermediate.int_order_items__recounted set amount = null where order_line_id = 11", "line"),
+        ("delete from intermediate.int_order_items__recounted where order_line_id = 11", "line"),
+        ("update intermediate.int_orders__recounted set is_deleted = true where order_id = 1", "line"),
+        ("insert into marts.fact_orders from marts.fact_orders where order_line_id = 11", "raw has 39 lines"),
+    ],
+    "assert_clicks_sum_to_the_events": [
+        ("update {windows} set clicks = clicks + 1 where product_id = 2", "clicks of product 2"),
+        ("delete from {windows} where product_id = 2", "clicks of product 2"),
+        ("update {windows} set product_id = 2 where product_id = -1", "clicks of product -1"),
+        (
+            "update {windows} set window_start = window_start + interval 1 hour where product_id = 2",
+            "clicks of product 2",
+        ),
+        ("update {windows} set date_id = 20240103 where date_id = 20240104", "day of the windows"),
+        (
+            "update {windows} set date_id = 20240104"
+            " where window_start = (select max(window_start) from {windows} where date_id = 20240103)",
+            "day of the windows",
+        ),
+        ("update intermediate.int_events__recounted set is_deleted = true", "clicks of product 1"),
+    ],
+    "assert_trending_products_have_their_clicks": [
+        ("update {trending} set clicks = clicks + 1", "the clicks are others"),
+        ("update {trending} set peak_clicks = peak_clicks + 1", "the clicks are others"),
+        ("update {trending} set peak_at = peak_at - interval 1 minute", "the clicks are others"),
+        # It has its clicks, but began before there were as many as it takes.
+        (
+            "update {trending} set started_at = '2024-01-03 10:40', clicks = 30",
+            "the clicks are others",
+        ),
+        (
+            "insert into {trending} select * replace (2 as product_id) from {trending}",
+            "the clicks are others",
+        ),
+        ("update {trending} set ended_at = started_at", "the clicks are others"),
+        ("delete from {trending}", "there is no episode"),
+        (
+            "update {trending} set started_at = started_at - interval 1 day, ended_at = ended_at - interval 1 day",
+            "there is no episode",
+        ),
+    ],
+    "assert_kpis_count_people_once": [
+        ("update {kpis} set active_users = 2 where {day_is} '2024-01-03'", "people of a period"),
+        ("update {kpis} set active_users = 2 where {day_is} '2024-01-01'", "people of a period"),
+        ("update {kpis} set active_users = 4 where {day_is} '2024-01-01'", "people of a period"),
+        ("update {kpis} set orders_count = 2 where {day_is} '2024-01-01'", "people of a period"),
+        ("update {kpis} set active_users = 9 where grain = 'week'", "people of days"),
+        ("update {kpis} set active_users = 2 where grain = 'month'", "people of days"),
+        ("update {kpis} set visitors = 2 where grain = 'month'", "people of days"),
+        ("update {kpis} set visitors = 6 where grain = 'month'", "people of days"),
+        ("update {kpis} set buyers = 2 where grain = 'week'", "people of days"),
+        ("update {kpis} set buyers = 4 where grain = 'week'", "people of days"),
+        ("delete from {kpis} where {day_is} '2024-01-02'", "days are missing"),
+        ("delete from {kpis} where grain = 'day' and period_start <= '2024-01-03'", "days are missing"),
+        ("delete from {kpis} where grain = 'day' and period_start >= '2024-01-04'", "days are missing"),
+        ("delete from {kpis} where grain = 'day'", "days are missing"),
+    ],
+    "assert_recommendations_agree_both_ways": [
+        *[
+            (f"update {{recommended}} set {column} = {column} + 1 where product_id = 2", "sides")
+            for column in ("orders_together", "product_orders", "support", "lift")
+        ],
+        ("update {recommended} set confidence = 0", "measures"),
+        ("update {recommended} set product_orders = orders_together - 1", "measures"),
+        ("update {recommended} set recommended_orders = orders_together - 1", "measures"),
+        ("update {recommended} set total_orders = product_orders - 1", "measures"),
+        ("update {recommended} set recommended_product_id = product_id", "measures"),
+        ("insert into {recommended} select * replace (2 as rank) from {recommended}", "rank"),
+        (
+            "insert into {recommended}"
+            " select * replace (2 as rank, 3 as recommended_product_id, lift + 1 as lift) from {recommended}",
+            "rank",
+        ),
+    ],
+    "assert_recommendations_are_what_is_bought_together": [
+        ("delete from {recommended} where product_id = 2", "number of recommendations"),
+        ("update {recommended} set orders_together = orders_together + 1", "orders together"),
+        ("update {recommended} set recommended_product_id = 9", "orders together"),
+        ("update {recommended} set product_orders = product_orders + 1", "orders of the product"),
+    ],
+    "assert_customers_are_those_who_buy": [
+        *[
+            (f"update {{customers}} set {column} = {column} + {more} where user_id = 1", "customer")
+            for column, more in (
+                ("units_bought", "1"),
+                ("sales", "1"),
+                ("first_order_at", "interval 1 second"),
+                ("last_order_at", "interval 1 second"),
+                ("lifetime_value", "1"),
+                ("orders_count", "100"),
+            )
+        ],
+        ("delete from {customers} where user_id = 1", "customer"),
+        (
+            "insert into {customers} select * replace (2 as user_id) from {customers} where user_id = 1",
+            "customer",
+        ),
+        ("update {customers} set orders_count = orders_count + 1 where user_id = 1", "number of purchases"),
+        ("update {customers} set monetary_score = 6 - monetary_score", "monetary score"),
+    ],
+    "assert_current_versions_are_the_members": [
+        *[
+            (f"update marts.dim_users_history set {column} = {value} where user_id = 1 and is_current", "user")
+            for column, value in (
+                ("name", "'x'"),
+                ("email", "'x'"),
+                ("is_email_valid", "not is_email_valid"),
+                ("phone", "'1'"),
+                ("age", "null"),
+                ("country", "'x'"),
+                ("registered_at", "now()"),
+                ("deleted_at", "now()"),
+            )
+        ],
+        *[
+            (f"update marts.dim_products_history set {column} = {value} where product_id = 1 and is_current", "product")
+            for column, value in (("name", "'x'"), ("category", "'x'"), ("price", "null"), ("deleted_at", "now()"))
+        ],
+        ("delete from marts.dim_users_history where user_id = 1", "user"),
+        ("delete from marts.dim_products where product_id = 1", "product"),
+    ],
+}
+TABLES = {
+    "customers": "marts.mart_customers",
+    "kpis": "marts.mart_kpis",
+    "day_is": "grain = 'day' and period_start =",
+    "recommended": "marts.mart_product_recommendations",
+    "trending": "marts.mart_trending_products",
+    "windows": "marts.fact_product_clicks",
+}
+
+
+@pytest.fixture(scope="module")
+def audits(history: DbtWarehouse, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audits]:
+    """A connection to a warehouse and its marts, and the audits' SQL as dbt runs it."""
+    warehouse = history.copy(tmp_path_factory.mktemp("audits") / "home")
+    compiled = warehouse.dbt("compile", "--select", *BREAKAGES).result.results
+    with warehouse.connect() as connection:
+        connection.execute(f"attach '{warehouse.home / 'marts.duckdb'}' as marts")
+        yield connection, {each.node.name: each.node.compiled_code for each in compiled}
+
+
+@pytest.mark.parametrize("audit", BREAKAGES)
+def test_an_audit_finds_each_way_in_which_it_can_be_broken(audits: Audits, audit: str) -> None:
+    connection, queries = audits
+
+    def findings() -> list[str]:
+        return [str(value) for row in connection.execute(queries[audit]).fetchall() for value in row]
+
+    assert findings() == []
+    silent = []
+    for statement, finding in BREAKAGES[audit]:
+        connection.execute("begin")
+        connection.execute(statement.format(**TABLES))
+        found = findings()
+        connection.execute("rollback")
+        if not any(text.startswith(finding) for text in found):
+            silent.append((statement, found))
+    assert silent == []

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestion.lake import connect
+from ingestion.settings import PROJECT_ROOT
 from ingestion.taps import file_rules
-from ingestion.taps.file_config import FileStreamConfig
+from ingestion.taps.file_config import FileStreamConfig, load_streams
 from ingestion.taps.file_rules import broken_sql, timestamp_sql
 
+DEMO_SHOP = PROJECT_ROOT / "ingestion" / "shops" / "demo_shop.yml"
 GOOD = {
     "integer": ["0", "-5", "+7", "007", " 12 ", "2147483647", "-2147483648"],
     "bigint": ["0", "-5", "9223372036854775807", "-9223372036854775808"],
@@ -148,6 +150,27 @@ def test_a_column_that_may_not_be_empty_is_like_a_key(con):
         f"select reason, column_name, line_number from ({broken_sql(config, ['id', 'day'], 'records')})"
     )
     assert found.fetchall() == [("day is empty", "day", 1), ("day is empty", "day", 2), ("day is empty", "day", 3)]
+
+
+@pytest.mark.parametrize(
+    ("stream", "column"),
+    [
+        *[
+            (stream, "updated_at")
+            for stream in ("shop-orders", "shop-order_items", "shop-refunds", "crm-users", "catalog-products")
+        ],
+        ("web-events", "occurred_at"),
+        ("web-events", "received_at"),
+        ("stock-stock_levels", "quantity_on_hand"),
+    ],
+)
+def test_a_record_of_the_demo_shop_needs_what_orders_its_versions_and_what_it_counts(con, stream, column):
+    (config,) = [each for each in load_streams(DEMO_SHOP) if each.name == stream]
+    columns = [*config.keys, column]
+    values = ", ".join(f"null as {name}" if name == column else f"'2026-07-01' as {name}" for name in columns)
+    con.execute(f"create temp table records as select {values}, 1 as _sdc_line_number")
+    broken = con.execute(broken_sql(config, columns, "records")).fetchall()
+    assert (f"{column} is empty", column) in [row[:2] for row in broken]
 
 
 @pytest.mark.parametrize("kind", file_rules._SURE)
