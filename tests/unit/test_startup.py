@@ -78,3 +78,10 @@ def test_a_run_of_the_target_with_rows_imports_no_numpy_and_nothing_of_http(tmp_
 )
 def test_a_module_that_is_held_back_is_there_when_it_is_used(use, printed):
     assert python(ONLY_WHAT_IS_USED + "import singer_sdk\n" + use).strip() == printed
+
+
+@pytest.mark.parametrize("program", ["tap_files", "tap_postgres", "target_warehouse"])
+def test_garbage_is_looked_for_while_a_program_runs_and_not_among_its_modules(program):
+    look = "import atexit, gc; atexit.register(lambda: print(gc.isenabled(), gc.get_freeze_count() > 50_000))\n"
+    run = f"import sys; sys.argv = ['x', '--version']; from ingestion.startup import {program} as f; f()"
+    assert python(look + run).splitlines()[-1] == "True True"
