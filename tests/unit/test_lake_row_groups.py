@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -66,3 +68,32 @@ def test_only_values_that_repeat_have_a_dictionary(tmp_path):
     has_dictionary = {group.column(at).path_in_schema: group.column(at).has_dictionary_page for at in range(3)}
     assert has_dictionary == {"id": False, "text": False, "status": True}
     assert "DELTA_BINARY_PACKED" in group.column(0).encodings
+
+
+def test_texts_in_no_order_have_no_range_that_nobody_could_skip_by(tmp_path):
+    texts = {"ordered": ["a", None, "b"], "constant": ["a"] * 3, "shuffled": ["b", "a", "c"]}
+    rows = pa.record_batch({"n": [2, 1, 3]} | texts)
+    with RowGroups(tmp_path / "a.parquet", rows.schema) as groups:
+        groups.add(rows)
+        groups.close()
+    group = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
+    has_range = {column.path_in_schema for column in map(group.column, range(4)) if column.is_stats_set}
+    assert has_range == {"n", "ordered", "constant"}
+
+
+def test_a_row_group_that_cannot_be_written_fails_the_file_and_leaves_nothing(small_groups, tmp_path):
+    # The thread that writes it fails after `add` returned.
+    schema = pa.schema({"n": pa.int64()})
+    for end in (lambda groups: groups.add(numbers(20, 40)), lambda groups: groups.close()):
+        with RowGroups(tmp_path / "none" / "a.parquet", schema) as groups, pytest.raises(OSError, match="none"):
+            groups.add(numbers(0, 15))
+            end(groups)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_thread_still_writes_is_gone_when_the_file_is_abandoned(small_groups, tmp_path):
+    before = threading.active_count()
+    with RowGroups(tmp_path / "a.parquet", pa.schema({"n": pa.int64()})) as groups:
+        groups.add(numbers(0, 500))
+    assert list(tmp_path.iterdir()) == []
+    assert threading.active_count() == before
