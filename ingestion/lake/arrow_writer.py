@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from ingestion.lake.batch import METADATA_COLUMNS, METADATA_KEY, Batch, Stream
+from ingestion.lake.batch import METADATA_KEY, Batch, Stream
 from ingestion.lake.row_groups import ROW_GROUP_ROWS, RowGroups, append_line
-from ingestion.lake.writer import MANIFEST, Lake
+from ingestion.lake.writer import MANIFEST, Lake, metadata_fields
 
 BATCH_ROWS = 4 * ROW_GROUP_ROWS
 BATCH_BYTES = 96 * 1024 * 1024
@@ -104,7 +104,7 @@ class ArrowWriter:
             "_sdc_operation": operation,
         }
         arrays = list(rows.columns)
-        for field in _metadata_fields():
+        for field in metadata_fields():
             value = given.get(field.name)
             if value is None:
                 arrays.append(pa.nulls(rows.num_rows, field.type))
@@ -119,7 +119,7 @@ class ArrowWriter:
 
     def _open(self, columns: pa.Schema) -> RowGroups:
         self._columns = columns.names
-        return RowGroups(self._path(".parquet"), pa.schema([*columns, *_metadata_fields()]))
+        return RowGroups(self._path(".parquet"), pa.schema([*columns, *metadata_fields()]))
 
     def quarantine(self, rows: Sequence[tuple[str, str | None, str]]) -> None:
         """Append rows that cannot be loaded: reason, column and payload of each."""
@@ -180,12 +180,6 @@ class ArrowWriter:
 
     def _path(self, ending: str) -> Path:
         return self._lake.root / self._stream.folder / f"{self.load_id}{ending}"
-
-
-@cache
-def _metadata_fields() -> list[pa.Field]:
-    types = {"TIMESTAMPTZ": pa.timestamp("us", "UTC"), "BIGINT": pa.int64(), "VARCHAR": pa.string()}
-    return [pa.field(name, types[kind]) for name, kind in METADATA_COLUMNS.items()]
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import shutil
 import time
@@ -170,8 +171,8 @@ class Lake:
         rows: str,
         columns: Sequence[str] | None = None,
         quarantine: str | None = None,
-        batch_id: str,
-        origin: dict[str, Any],
+        batch_id: str | Callable[[], str],
+        origin: dict[str, Any] | Callable[[], dict[str, Any]],
         extracted_at: datetime,
         rows_dropped: int = 0,
         load_id: int | None = None,
@@ -185,10 +186,11 @@ class Lake:
         It is read once, in its order, and never as a whole in memory. `columns` are its columns, for a caller who knows
         them: finding out is as dear as a small batch. `quarantine` is likewise a relation with reason, column_name,
         payload, source_file, line_number; it is read when all rows are written. `sync_started_at` is in milliseconds
-        since 1970. `con` should come from `connect`.
+        since 1970. `con` should come from `connect`. `batch_id` and `origin` may be functions, which are asked when all
+        rows are written.
 
-        `through` may change the chunks of stamped rows on their way to the file: take rows out, fill a column. What it
-        raises ends the write.
+        `through` may change the chunks of rows on their way to the file: take rows out, append `_sdc_` columns, which
+        are stamped where it does not. What it raises ends the write.
 
         Raises UserError when the stream is being written elsewhere or the disk refuses, and duckdb.Error when `rows`
         cannot be read.
@@ -206,14 +208,14 @@ class Lake:
                 file = folder / f"{load_id}.parquet"
                 # The hash of a timestamptz is that of its text. A result that is not fetched blocks the next query.
                 con.execute("set TimeZone = 'UTC'").fetchall()
-                stamps = _stamps(data, load_id, extracted_at, received_at, sync_started_at)
-                query = _stamped_query(rows, given, stamps)
+                stamps = _Stamps(load_id, extracted_at, received_at, sync_started_at)
+                query = stamps.query(rows, given)
                 with RowGroups(file) as groups, contextlib.closing(_read(con, query, groups)) as chunks:
                     for chunk in through(chunks) if through else chunks:
-                        groups.add(chunk)
+                        groups.add(stamps.complete(chunk, groups.schema))
                     rows_quarantined = _count(con, quarantine) if quarantine else 0
                     batch = Batch(
-                        batch_id=batch_id,
+                        batch_id=batch_id() if callable(batch_id) else batch_id,
                         load_id=load_id,
                         stream=stream,
                         file=file,
@@ -223,7 +225,7 @@ class Lake:
                         rows_quarantined=rows_quarantined,
                         rows_dropped=rows_dropped,
                         columns=data,
-                        origin=origin,
+                        origin=origin() if callable(origin) else origin,
                     )
                     if batch.quarantine_file:
                         _copy(con, _quarantine_query(quarantine, load_id), batch.quarantine_file, batch)
@@ -266,44 +268,68 @@ def _quarantine_query(quarantine: str | None, load_id: int) -> str:
     return f"select '{load_id}-' || {number} as quarantine_id, {columns} from {quarantine}"
 
 
-def _stamps(
-    columns: Sequence[str],
-    load_id: int,
-    extracted_at: datetime,
-    received_at: datetime,
-    sync_started_at: int | None,
-) -> dict[str, str]:
-    """The writer's own value of each metadata column, as SQL."""
-    return {
-        "_sdc_extracted_at": literal(extracted_at.isoformat()),
-        "_sdc_received_at": literal(received_at.isoformat()),
-        "_sdc_batched_at": literal(datetime.now(UTC).isoformat()),
-        "_sdc_sequence": str(load_id),
-        "_sdc_sync_started_at": str(sync_started_at) if sync_started_at is not None else "null",
-        "_sdc_load_id": str(load_id),
-        "_sdc_operation": "'upsert'",
-        "_sdc_row_hash": row_hash_sql(columns),
-    }
+@functools.cache
+def metadata_fields() -> list[pa.Field]:
+    """The columns of every batch after its data columns."""
+    types = {"TIMESTAMPTZ": pa.timestamp("us", "UTC"), "BIGINT": pa.int64(), "VARCHAR": pa.string()}
+    return [pa.field(name, types[kind]) for name, kind in METADATA_COLUMNS.items()]
 
 
-def _stamped_query(rows: str, given: Sequence[str], stamps: dict[str, str]) -> str:
-    """The query for the data columns followed by all metadata columns."""
-    # What only the writer knows is never the caller's.
-    own = {"_sdc_received_at", "_sdc_batched_at", "_sdc_load_id"}
-    columns = [identifier(name) for name in given if name not in METADATA_COLUMNS]
-    for name, kind in METADATA_COLUMNS.items():
-        value = stamps.get(name, "null")
-        if name in given and name not in own:
-            # A hash is stamped for all rows or for none: its expression is the most of what there is to plan.
-            value = f"coalesce({name}, {value})" if name in stamps and name != "_sdc_row_hash" else name
-        columns.append(f"cast({value} as {kind}) as {name}")
-    return f"select {', '.join(columns)} from {rows}"
+class _Stamps:
+    """The writer's own values of the metadata columns, the same in all rows of a batch, and the hash of each row."""
+
+    def __init__(
+        self, load_id: int, extracted_at: datetime, received_at: datetime, sync_started_at: int | None
+    ) -> None:
+        self._values: dict[str, datetime | int | str | None] = {
+            "_sdc_extracted_at": extracted_at,
+            "_sdc_received_at": received_at,
+            "_sdc_batched_at": datetime.now(UTC),
+            "_sdc_sequence": load_id,
+            "_sdc_sync_started_at": sync_started_at,
+            "_sdc_load_id": load_id,
+            "_sdc_operation": "upsert",
+        }
+        self._arrays: dict[str, pa.Array] = {}
+
+    def query(self, rows: str, given: Sequence[str]) -> str:
+        """A query for the data columns, and for those metadata columns that are not the same in all rows."""
+        # What only the writer knows is never the caller's.
+        own = {"_sdc_received_at", "_sdc_batched_at", "_sdc_load_id"}
+        data = [name for name in given if name not in METADATA_COLUMNS]
+        columns = [identifier(name) for name in data]
+        for name, kind in METADATA_COLUMNS.items():
+            if name in given and name not in own:
+                value = self._values.get(name)
+                own_value = f"cast({literal(str(value))} as {kind})"
+                columns.append(
+                    f"cast({name if value is None else f'coalesce({name}, {own_value})'} as {kind}) as {name}"
+                )
+            elif name == "_sdc_row_hash":
+                # A hash is stamped for all rows or for none: its expression is the most of what there is to plan.
+                columns.append(f"{row_hash_sql(data)} as {name}")
+        return f"select {', '.join(columns)} from {rows}"
+
+    def complete(self, chunk: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        """The chunk with all columns of the schema."""
+        has = set(chunk.schema.names)
+        columns = [chunk[field.name] if field.name in has else self._array(field, len(chunk)) for field in schema]
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    def _array(self, field: pa.Field, rows: int) -> pa.Array:
+        array = self._arrays.get(field.name)
+        if array is None or len(array) < rows:
+            value = self._values.get(field.name)
+            array = pa.nulls(rows, field.type) if value is None else pa.repeat(pa.scalar(value, field.type), rows)
+            self._arrays[field.name] = array
+        return array.slice(0, rows)
 
 
 def _read(con: duckdb.DuckDBPyConnection, query: str, groups: RowGroups) -> Iterator[pa.RecordBatch]:
-    """The chunks of a query's rows, whose columns `groups` will have. Raises duckdb.Error."""
+    """The chunks of a query's rows, to whose columns `groups` adds the metadata. Raises duckdb.Error."""
     reader = con.sql(query).to_arrow_reader(_READ_ROWS)
-    groups.schema = reader.schema
+    data = [field for field in reader.schema if field.name not in METADATA_COLUMNS]
+    groups.schema = pa.schema([*data, *metadata_fields()])
     try:
         yield from reader
     except (OSError, pa.ArrowException) as error:

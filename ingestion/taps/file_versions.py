@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class SourceFile:
 
     name: str
     sha256: str
+    """Empty while it is not known."""
     size: int
     mtime_ns: int
 
@@ -138,51 +140,53 @@ def write_at_once(
     view: FileView,
     work: Path,
     extracted_at: datetime,
+    sha256: Future[str],
     check_unchanged: Callable[[], None],
 ) -> Batch | None:
     """Write a new file as its batch in one pass, from reader to lake, without ever holding it.
 
+    `sha256` of the file is asked for, instead of `file`'s, when all is read, and before `check_unchanged` has its say.
     None, and nothing written, when it takes more: the view is not exact or cannot be read, or records are equal and
     have to be numbered.
     """
     # A small file costs what its query costs to plan, so there is one, and no view. No record with a NUL stays.
-    stamped = {
-        LINE_NUMBER: LINE_NUMBER if view.is_numbered else "cast(null as bigint)",
-        "_sdc_occurrence": "cast(1 as bigint)",
-        "_sdc_source_file": literal(file.name),
-        ROW_HASH: row_hash_sql(view.columns, texts=True),
-    }
-    names = [*map(identifier, view.columns), *(f"{value} as {name}" for name, value in stamped.items())]
-    rows = _versions_sql(config, view.columns, f"select {', '.join(names)} from ({view.query})")
+    given = [*view.columns, *([LINE_NUMBER] if view.is_numbered else []), ROW_HASH]
+    names = [*map(identifier, given[:-1]), f"{row_hash_sql(view.columns, texts=True)} as {ROW_HASH}"]
+    rows = f"select {', '.join(names)} from ({view.query})"
+    if config.deleted_at in view.columns:
+        rows = _versions_sql(config, view.columns, rows)
+        given += ["_sdc_deleted_at", "_sdc_operation"]
     try:
         with _Fingerprints(work / "fingerprints") as fingerprints, con.cursor() as checks:
 
             def through(chunks: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
                 count = 0
+                name, one = pa.scalar(file.name), pa.scalar(1, pa.int64())
                 for chunk in chunks:
                     if view.is_exact.done() and not view.is_exact.result():
                         raise _NotSimple
                     if not view.is_numbered:
                         numbers = pa.array(np.arange(count, count + len(chunk), dtype=np.int64) + 1)
                         count += len(chunk)
-                        at = chunk.schema.get_field_index(LINE_NUMBER)
-                        chunk = chunk.set_column(at, LINE_NUMBER, numbers)
+                        chunk = chunk.append_column(LINE_NUMBER, numbers)
                     if unsure := unsure_columns(config, view.columns, chunk):
                         chunk = _without_broken(checks, config, view.columns, unsure, chunk)
                     fingerprints.add(chunk[ROW_HASH])
-                    yield chunk
+                    chunk = chunk.append_column("_sdc_source_file", pa.repeat(name, len(chunk)))
+                    yield chunk.append_column("_sdc_occurrence", pa.repeat(one, len(chunk)))
                 if not view.is_exact.result() or fingerprints.repeat():
                     raise _NotSimple
+                sha256.result()
                 check_unchanged()
 
             return lake.write(
                 con,
                 config.stream,
                 rows=f"({rows})",
-                columns=[*view.columns, *stamped, "_sdc_deleted_at", "_sdc_operation"],
+                columns=given,
                 quarantine=f"({_quarantine_sql(REJECTS, file)})",
-                batch_id=batch_id(config, file, None),
-                origin=_origin(file, None),
+                batch_id=lambda: batch_id(config, replace(file, sha256=sha256.result()), None),
+                origin=lambda: _origin(replace(file, sha256=sha256.result()), None),
                 extracted_at=extracted_at,
                 through=_reading(through),
             )
@@ -253,10 +257,14 @@ class _Fingerprints:
         parts = self._count // _COMPARED_AT_ONCE + 1
         for part in range(parts):
             self._file.seek(0)
-            chosen = []
-            while len(block := np.fromfile(self._file, np.uint64, _COMPARED_AT_ONCE // 16)):
-                chosen.append(block[block % parts == part])
-            values = np.sort(np.concatenate([*chosen, np.empty(0, np.uint64)]))
+            if parts == 1:
+                values = np.fromfile(self._file, np.uint64)
+            else:
+                chosen = []
+                while len(block := np.fromfile(self._file, np.uint64, _COMPARED_AT_ONCE // 16)):
+                    chosen.append(block[block % parts == part])
+                values = np.concatenate(chosen)
+            values.sort()
             if bool((values[1:] == values[:-1]).any()):
                 return True
         return False

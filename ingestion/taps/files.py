@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -121,12 +124,9 @@ class FileStream(LakeStream):
         yield from self.beyond_state(manifest)
         history = History.of(manifest)
         counts = Counter[str]()
-        # A copy's content is its original's, and gone when that changes.
-        contents = {
-            versions[-1].origin["sha256"]: name
-            for name, versions in history.by_file.items()
-            if "same_as" not in versions[-1].origin
-        }
+        contents = _Contents()
+        for versions in history.by_file.values():
+            contents.add(versions[-1])
         files = self._known_first(history)
         if not files:
             self.logger.warning("%s: no file matches %s", self.name, self.file_config.path)
@@ -146,9 +146,9 @@ class FileStream(LakeStream):
                 counts["skipped as identical to others"] += 1
             else:
                 counts["taken up"] += 1
-                if earlier and "same_as" not in earlier.origin:
-                    contents.pop(earlier.origin["sha256"], None)
-                contents[batch.origin["sha256"]] = name
+                if earlier:
+                    contents.remove(earlier)
+                contents.add(batch)
             yield batch
         if counts:
             summary = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
@@ -161,22 +161,24 @@ class FileStream(LakeStream):
         path: Path,
         name: str,
         history: History,
-        contents: Mapping[str, str],
+        contents: _Contents,
     ) -> Batch | str:
         """Write the file's batch, or say why there is none."""
         file = _source_file(path, name)
         earlier = history.latest(name)
         if _is_as_it_was(file, earlier):
             return "unchanged"
-        file = SourceFile(name, _sha256(path), file.size, file.mtime_ns)
-        if earlier and file.sha256 == earlier.origin["sha256"]:
-            return "unchanged"
         extracted_at = datetime.now(UTC)
-        if not earlier and file.sha256 in contents:
-            self.logger.info("%s: skipped, the same content as %s", name, contents[file.sha256])
-            return write_copy(workplace.con, lake, self.file_config, file, contents[file.sha256], extracted_at)
+        if earlier or contents.may_have(file):
+            file = replace(file, sha256=_sha256(path))
+            if earlier and file.sha256 == earlier.origin["sha256"]:
+                return "unchanged"
+            if not earlier and (original := contents.name_of(file)):
+                self.logger.info("%s: skipped, the same content as %s", name, original)
+                return write_copy(workplace.con, lake, self.file_config, file, original, extracted_at)
         batch = None if earlier else self._write_at_once(lake, workplace, path, file, extracted_at)
         if batch is None:
+            file = replace(file, sha256=file.sha256 or _sha256(path))
             columns = self._read(workplace, path, file)
             batch = write_batch(workplace.con, lake, self.file_config, history, file, columns, extracted_at)
             drop_relations(workplace.con)
@@ -193,16 +195,20 @@ class FileStream(LakeStream):
     def _write_at_once(
         self, lake: Lake, workplace: Workplace, path: Path, file: SourceFile, extracted_at: datetime
     ) -> Batch | None:
-        """Write the batch of a new file in one pass, if that can be."""
-        with view_file(
-            workplace.con,
-            path,
-            self.file_config,
-            workplace.folder,
-            max_line_bytes=self.config["max_line_bytes"],
-            spelling=self._spelling,
-            deselected=self._deselected,
-        ) as view:
+        """Write the batch of a new file in one pass, if that can be; its content is hashed beside."""
+        _check_readable(path)
+        with (
+            ThreadPoolExecutor(1, "sha256") as pool,
+            view_file(
+                workplace.con,
+                path,
+                self.file_config,
+                workplace.folder,
+                max_line_bytes=self.config["max_line_bytes"],
+                spelling=self._spelling,
+                deselected=self._deselected,
+            ) as view,
+        ):
             if view is None:
                 return None
             _check_unchanged(path, file)
@@ -214,6 +220,7 @@ class FileStream(LakeStream):
                 view,
                 workplace.folder,
                 extracted_at,
+                pool.submit(lambda: file.sha256 or _sha256(path)),
                 lambda: _check_unchanged(path, file),
             )
             if batch:
@@ -285,6 +292,33 @@ class FileStream(LakeStream):
                 yield dict(zip(columns, row, strict=False))
 
 
+class _Contents:
+    """The contents of files that are originals: a copy's content is its original's, and gone when that changes."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+        self._sizes: set[int] = set()
+
+    def add(self, batch: Batch) -> None:
+        """Count what a file's newest batch holds, unless it is a copy."""
+        if "same_as" not in batch.origin:
+            self._names[batch.origin["sha256"]] = batch.origin["source_file"]
+            self._sizes.add(batch.origin["size"])
+
+    def remove(self, batch: Batch) -> None:
+        """Forget the content of a batch that has a successor."""
+        if "same_as" not in batch.origin:
+            self._names.pop(batch.origin["sha256"], None)
+
+    def may_have(self, file: SourceFile) -> bool:
+        """Whether another file may have this one's content, which may not be known yet."""
+        return file.size in self._sizes
+
+    def name_of(self, file: SourceFile) -> str | None:
+        """The file with the same content."""
+        return self._names.get(file.sha256)
+
+
 def _source_file(path: Path, name: str) -> SourceFile:
     try:
         status = path.stat()
@@ -299,8 +333,19 @@ def _is_as_it_was(file: SourceFile, earlier: Batch | None) -> bool:
 
 
 def _sha256(path: Path) -> str:
-    try:
+    with _readable():
         return sha256_of(path)
+
+
+def _check_readable(path: Path) -> None:
+    with _readable(), path.open("rb"):
+        pass
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise FileFault(f"not readable: {error.strerror}; put it back, or let this user read it") from error
 

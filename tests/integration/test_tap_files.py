@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import logging
 import os
@@ -247,6 +248,30 @@ def test_without_its_lake_the_tap_makes_batches_with_the_same_ids(tmp_path):
     shop.put("1.csv", "a\n2\n")
     shop.run()
     assert [batch.batch_id for batch in shop.batches] == ids and len(set(ids)) == 2
+
+
+def test_a_file_of_other_content_is_another_batch(tmp_path):
+    ids = set()
+    for content in ("a\n1\n", "a\n2\n", "a\n1\n"):
+        shop = Shop(tmp_path / str(len(ids)))
+        path = shop.put("1.csv", content)
+        shop.run()
+        (batch,) = shop.batches
+        assert batch.origin["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        ids.add(batch.batch_id)
+        shutil.rmtree(shop.lake.root)
+    assert len(ids) == 2
+
+
+def test_a_new_file_with_what_a_changed_one_had_is_no_copy(tmp_path):
+    shop = Shop(tmp_path)
+    shop.put("1.csv", "a\n1\n")
+    state = shop.run().state
+    shop.put("1.csv", "a\n2\n")
+    shop.put("2.csv", "a\n1\n")
+    shop.run(state)
+    assert shop.current("1.csv") == {(("a", "2"),): 1}
+    assert shop.current("2.csv") == {(("a", "1"),): 1}
 
 
 def test_identical_content_under_another_name_is_skipped_and_reported(tmp_path, caplog):
