@@ -37,6 +37,42 @@
     {%- endif -%}
 {%- endmacro %}
 
+{#- CTEs, on an incremental run, for has_news: the keys of a staging view of which something came since this model was built; the first
+    load that may have a version of them; and how raw writes them. -#}
+{% macro keys_with_news(versions, keys) -%}
+    {%- if is_incremental() -%}
+    news as (
+        select distinct {{ 'received.' ~ keys | join(', received.') }}
+        from {{ versions }} as received
+        where received._load_id > {{ watermark() }}
+    ),
+
+    first_load as (
+        select least(min(known._first_load_id), {{ watermark() }} + 1) as load_id
+        from {{ this }} as known
+        where (known.{{ keys | join(', known.') }}) in (select {{ 'news.' ~ keys | join(', news.') }} from news)
+    ),
+
+    source_keys as (
+        select received._source_key
+        from {{ versions }} as received
+        where
+            (received.{{ keys | join(', received.') }}) in (select {{ 'news.' ~ keys | join(', news.') }} from news)
+            and received._load_id >= (select first_load.load_id from first_load)
+    ),
+    {% endif -%}
+{%- endmacro %}
+
+{#- A further condition, on an incremental run, of the rows `received` of a staging view: their key is one of keys_with_news. The load and
+    the key as raw has it say nothing more; but by them the database skips other rows before it cleans them. -#}
+{% macro has_news(received, keys) -%}
+    {%- if is_incremental() -%}
+            and ({{ received }}.{{ keys | join(', ' ~ received ~ '.') }}) in (select {{ 'news.' ~ keys | join(', news.') }} from news)
+            and {{ received }}._load_id >= (select first_load.load_id from first_load)
+            and {{ received }}._source_key in (select source_keys._source_key from source_keys)
+    {%- endif -%}
+{%- endmacro %}
+
 {#- A condition: `column` names an order that changed since this model was built (on a full build: true).
     Call it in a model, so that dbt sees the reference. -#}
 {% macro is_touched(column) -%}

@@ -8,6 +8,7 @@
     {%- set versions = staging(entity) -%}
     with
 
+    {{ keys_with_news(versions, [key]) }}
     received as (
         select
             {{ key }},
@@ -24,23 +25,7 @@
         from {{ versions }} as versions
         where
             {{ key }} is not null
-            {%- if is_incremental() %}
-            and {{ key }} in (
-                select news.{{ key }}
-                from {{ versions }} as news
-                where news._load_id > {{ watermark() }}
-            )
-            -- The versions of these keys begin with the first load of the oldest of them.
-            and _load_id >= (
-                select least(min(known._first_load_id), {{ watermark() }} + 1)
-                from {{ this }} as known
-                where known.{{ key }} in (
-                    select news.{{ key }}
-                    from {{ versions }} as news
-                    where news._load_id > {{ watermark() }}
-                )
-            )
-            {%- endif %}
+            {{ has_news('versions', [key]) }}
     ),
 
     withdrawals as (

@@ -100,6 +100,6 @@
     {{ return([
         ['_version_at', 'timestamp'], ['_row_hash', type_string()], ['_operation', type_string()],
         ['_deleted_at', 'timestamp'], ['_source_file', type_string()], ['_occurrence', 'bigint'],
-        ['_sequence', 'bigint'], ['_load_id', 'bigint'],
+        ['_sequence', 'bigint'], ['_load_id', 'bigint'], ['_source_key', type_string()],
     ]) }}
 {%- endmacro %}

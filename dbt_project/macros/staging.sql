@@ -20,9 +20,12 @@
     arrives late would resurrect the row.
     `soft_deleted_at` is the SQL, a UTC timestamp, of a column that the source sets instead of deleting a row. tap-files knows it
     from the list of streams and has made a delete of such a row; a database's row is an upsert, and becomes a delete here. -#}
-{% macro technical_columns(version_at, soft_deleted_at=none) -%}
+{% macro technical_columns(source_key, version_at, soft_deleted_at=none) -%}
     {%- set deleted_at = naive_utc('_sdc_deleted_at') -%}
     {%- set operation = '_sdc_operation' -%}
+    {%- if not version_at -%}
+        {%- do exceptions.raise_compiler_error("technical_columns('" ~ source_key ~ "') in " ~ model.name ~ ": it takes the key's column of raw, then the time of the version.") -%}
+    {%- endif -%}
     {%- if soft_deleted_at -%}
         {%- set deleted_at = 'coalesce(' ~ deleted_at ~ ', ' ~ soft_deleted_at ~ ')' -%}
         {%- set operation -%}
@@ -46,7 +49,8 @@
     _sdc_source_file as _source_file,
     _sdc_occurrence as _occurrence,
     _sdc_sequence as _sequence,
-    _sdc_load_id as _load_id
+    _sdc_load_id as _load_id,
+    {{ source_key }} as _source_key
 {%- endmacro %}
 
 {#- Lower-cased and trimmed; an invalid or missing address becomes the placeholder. -#}

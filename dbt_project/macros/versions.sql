@@ -23,28 +23,13 @@
     {%- endset -%}
     with
 
+    {{ keys_with_news(versions, keys) }}
     versions as (
         select *
         from {{ versions }} as received
         where
             received.{{ keys | join(' is not null and received.') }} is not null
-            {%- if is_incremental() %}
-            and (received.{{ keys | join(', received.') }}) in (
-                select {{ 'news.' ~ keys | join(', news.') }}
-                from {{ versions }} as news
-                where news._load_id > {{ watermark() }}
-            )
-            -- No version of these keys is older: raw's earlier loads need not be read.
-            and received._load_id >= (
-                select least(min(known._first_load_id), {{ watermark() }} + 1)
-                from {{ this }} as known
-                where (known.{{ keys | join(', known.') }}) in (
-                    select {{ 'news.' ~ keys | join(', news.') }}
-                    from {{ versions }} as news
-                    where news._load_id > {{ watermark() }}
-                )
-            )
-            {%- endif %}
+            {{ has_news('received', keys) }}
     ),
 
     with_withdrawals as (

@@ -1,6 +1,6 @@
--- Every row that staging has of a key is counted in the key's recount, and no other: up to the load that
--- the recount is built with, by the numbers alone. The recounts grow as the marts do, so what both had
--- missed would be found nowhere else.
+-- Every row that staging has of a key is counted in the key's recount, and no other: up to the load
+-- that the recount is built with, by the numbers alone. The recounts grow as the marts do, so what
+-- both had missed would be found nowhere else.
 
 -- noqa: disable=LT02
 with
@@ -11,7 +11,7 @@ with
 {{ entity }}_staged as (
     select count(*) as staged_rows from {{ staging(entity) }} as staged
     where
-        staged.{{ entity_columns(entity)[0][0] }} is not null
+        staged._source_key is not null
         and staged._load_id <= {{ watermark(recount) }}
 ),
 

@@ -43,7 +43,7 @@ FACTS = [
     ("103-1", 103, 1, "GIFT", 20260108, 1, Decimal("0.0000"), datetime(2026, 1, 8, 9, 0)),
 ]
 
-#: The views that docs/adopting.md leaves to the reader: entity, raw table, columns, time of the version.
+#: The views that docs/adopting.md leaves to the reader: entity, raw table, columns, key, time of the version.
 OTHER_VIEWS = {
     "users": (
         "customers",
@@ -57,6 +57,7 @@ OTHER_VIEWS = {
         nullif(trim(country), '') as country,
         {{ to_utc_timestamp('joined_at') }} as registered_at,
         """,
+        "customer",
         "changed_at",
     ),
     "products": (
@@ -67,6 +68,7 @@ OTHER_VIEWS = {
         'unknown' as category,
         {{ to_decimal('price') }} as price,
         """,
+        "article",
         "sold_at",
     ),
     "orders": (
@@ -80,6 +82,7 @@ OTHER_VIEWS = {
         {{ money(0) }} as shipping_cost,
         'EUR' as currency,
         """,
+        "receipt",
         "sold_at",
     ),
 }
@@ -93,7 +96,7 @@ source as (
 
 {entity} as (
     select {columns}
-        {{{{ technical_columns(to_utc_timestamp('{version_at}')) }}}}
+        {{{{ technical_columns('{key}', to_utc_timestamp('{version_at}')) }}}}
     from source
 )
 
@@ -134,8 +137,8 @@ def adopted(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     settings.write_text(yaml.safe_dump(content))
     streams = folder / "corner_shop.yml"
     streams.write_text(code.pop(f"ingestion/shops/{SHOP}.yml"))
-    for entity, (table, columns, version_at) in OTHER_VIEWS.items():
-        view = VIEW.format(entity=entity, table=table, columns=columns, version_at=version_at)
+    for entity, (table, columns, key, version_at) in OTHER_VIEWS.items():
+        view = VIEW.format(entity=entity, table=table, columns=columns, key=key, version_at=version_at)
         (folder / STAGING / f"stg_{SHOP}__{entity}.sql").write_text(view)
     assert sorted(code) == [f"{STAGING}/_{SHOP}__sources.yml", f"{STAGING}/stg_{SHOP}__order_items.sql"]
     for path, text in code.items():

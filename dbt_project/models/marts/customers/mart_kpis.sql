@@ -47,19 +47,6 @@ quarter_hours as (
     group by quarter_hour
 ),
 
-event_days as (
-    select
-        timed_events.user_id,
-        quarter_hours.day
-    from timed_events
-    inner join quarter_hours
-        on timed_events.quarter_hour = quarter_hours.quarter_hour
-    where timed_events.user_id is not null
-    group by
-        timed_events.user_id,
-        quarter_hours.day
-),
-
 used_days as (
     select date as day from daily_sales
     union all
@@ -83,37 +70,37 @@ periods_of_days as (
     where dim_date.date between span.first_day and span.last_day
 ),
 
+-- 1 for a visit, 2 for a purchase, 3 for both: one number to aggregate, and events are not made
+-- distinct before purchases join them.
 visits_and_purchases as (
     select
-        event_days.user_id,
-        event_days.day,
-        1 as has_visited,
-        0 as has_bought
-    from event_days
-    inner join users
-        on event_days.user_id = users.user_id
+        timed_events.user_id,
+        quarter_hours.day,
+        1 as seen_as
+    from timed_events
+    inner join quarter_hours
+        on timed_events.quarter_hour = quarter_hours.quarter_hour
 
     union all
 
     select
         user_id,
         day,
-        0 as has_visited,
-        1 as has_bought
+        2 as seen_as
     from purchases
-    where user_id <> {{ unknown_id('user') }}
 ),
 
 user_days as (
     select
-        user_id,
-        day,
-        max(has_visited) as has_visited,
-        max(has_bought) as has_bought
+        visits_and_purchases.user_id,
+        visits_and_purchases.day,
+        bit_or(visits_and_purchases.seen_as) as seen_as
     from visits_and_purchases
+    inner join users
+        on visits_and_purchases.user_id = users.user_id
     group by
-        user_id,
-        day
+        visits_and_purchases.user_id,
+        visits_and_purchases.day
 ),
 
 user_periods as (
@@ -121,8 +108,7 @@ user_periods as (
         'day' as grain,
         user_id,
         day as period_start,
-        has_visited,
-        has_bought
+        seen_as
     from user_days
 
     union all
@@ -131,8 +117,7 @@ user_periods as (
         'week' as grain,
         user_id,
         {{ first_of_week('day') }} as period_start,
-        max(has_visited) as has_visited,
-        max(has_bought) as has_bought
+        bit_or(seen_as) as seen_as
     from user_days
     group by
         user_id,
@@ -144,8 +129,7 @@ user_periods as (
         'month' as grain,
         user_id,
         {{ first_of_month('day') }} as period_start,
-        max(has_visited) as has_visited,
-        max(has_bought) as has_bought
+        bit_or(seen_as) as seen_as
     from user_days
     group by
         user_id,
@@ -156,10 +140,10 @@ people as (
     select
         grain,
         period_start,
-        sum(has_bought) as buyers,
-        sum(has_visited) as visitors,
+        count(case when seen_as >= 2 then 1 end) as buyers,
+        count(case when seen_as <> 2 then 1 end) as visitors,
         count(*) as active_users,
-        sum(has_visited * has_bought) as buying_visitors
+        count(case when seen_as = 3 then 1 end) as buying_visitors
     from user_periods
     group by
         grain,

@@ -23,7 +23,7 @@ adjustments as (
         invoiced_at as adjusted_at,
 
         -- version
-        {{ technical_columns('invoiced_at') }}
+        {{ technical_columns('line_id', 'invoiced_at') }}
     from lines
     where line_role not in ('sale', 'shipping', 'refund')
 )

@@ -15,7 +15,7 @@ shipping_lines as (
         amount,
 
         -- version
-        {{ technical_columns('invoiced_at') }}
+        {{ technical_columns('line_id', 'invoiced_at') }}
     from lines
     where line_role = 'shipping'
 )

@@ -27,7 +27,7 @@ users as (
         cast(null as timestamp) as registered_at,
 
         -- version
-        {{ technical_columns('invoiced_at') }}
+        {{ technical_columns('customer_id', 'invoiced_at') }}
     from lines
     where customer_id is not null
 )
