@@ -15,6 +15,15 @@
     {{ add_days(dateadd('month', 1, first_of_month(day)), -1) }}
 {%- endmacro %}
 
+{#- A date, but the first one where it lies before that, and the last one where it lies after that. -#}
+{% macro day_within(day, first_day, last_day) -%}
+    case
+        when {{ day }} < {{ first_day }} then {{ first_day }}
+        when {{ day }} > {{ last_day }} then {{ last_day }}
+        else {{ day }}
+    end
+{%- endmacro %}
+
 {#- Months since the year 0, so that their difference is a number of months. -#}
 {% macro month_number(day) -%}
     cast(extract(year from {{ day }}) * 12 + extract(month from {{ day }}) as integer)

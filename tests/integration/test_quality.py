@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from tests.integration.dbt_warehouse import DbtWarehouse
-from tests.integration.test_dbt_incremental import order
+from tests.integration.test_dbt_incremental import HISTORY, order
 from tests.integration.test_run_history import built, history, ops
 
 __all__ = ["built", "history"]  # fixtures
@@ -177,6 +177,23 @@ def test_values_of_raw_are_counted_load_by_load_whatever_columns_come(built: Dbt
     assert [row[3] for row in increments if row[0] == late and row[2] == "*"] == [1]
     built.dbt("run", "--select", "int_raw_values__counted", "--full-refresh")
     assert counted(built) == increments
+
+
+def test_a_clock_that_was_wrong_pushes_no_day_out_and_loses_nothing(built: DbtWarehouse) -> None:
+    """Days count back from the build's; what lies before the first or after the last of them counts there."""
+    for moment in ("1970-01-01 00:00:00+00", "2099-01-01 00:00:00+00"):
+        built.load({"shop.orders": [order(1, "2024-05-01")]})
+        with built.connect() as connection:
+            connection.execute("update ops.loads set extracted_at = ? where load_id = ?", [moment, built._last_load])
+    built.dbt("run", "--select", "mart_data_quality")
+    today = ops(built, "select timezone('Europe/Berlin', fixed_at)::date from ops.load_bound")[0][0]
+    days = built.query("select min(date), max(date), count(distinct date) from mart_data_quality")
+    assert days == [(today - timedelta(days=9999), today, 10000)]
+    extracted = built.query(
+        "select date, value::int from mart_data_quality "
+        "where subject = 'shop-orders' and metric = 'rows_extracted' and value > 0 order by date"
+    )
+    assert extracted == [(today - timedelta(days=9999), 1), (today, len(HISTORY["shop.orders"]) + 1)]
 
 
 #: By audit: what is done to the marts (or to what the audit compares them with), and how a finding of it begins.

@@ -30,81 +30,117 @@ load_bound as (
     from {{ source('ops', 'load_bound') }}
 ),
 
+-- Up to the day of this build, and from 9,999 days before it: 27 years. A trace of a machine whose
+-- clock was wrong counts on the nearest of these days, so it pushes none out and is not lost.
+span as (
+    select
+        load_id,
+        measured_at,
+        {{ add_days(shop_day('measured_at'), -9999) }} as earliest_date,
+        {{ shop_day('measured_at') }} as last_date
+    from load_bound
+),
+
 loads_by_load as (
     select
         loads.load_id,
         loads.source || '-' || loads.stream as subject,
-        {{ shop_day(naive_utc('loads.extracted_at')) }} as date,
+        {{ day_within(
+            shop_day(naive_utc('loads.extracted_at')), 'span.earliest_date', 'span.last_date'
+        ) }} as date,
         loads.rows_extracted,
         loads.rows_loaded,
         loads.rows_quarantined,
         loads.rows_dropped
     from loads
-    inner join load_bound
-        on loads.load_id <= load_bound.load_id
+    inner join span
+        on loads.load_id <= span.load_id
 ),
 
+-- One that finished after this build began says nothing of how fresh the stream was then.
 good_syncs as (
     select
-        source || '-' || stream as subject,
-        {{ naive_utc('finished_at') }} as finished_at
+        syncs.source || '-' || syncs.stream as subject,
+        {{ naive_utc('syncs.finished_at') }} as finished_at,
+        {{ day_within(
+            shop_day(naive_utc('syncs.finished_at')), 'span.earliest_date', 'span.last_date'
+        ) }} as date
     from syncs
-    where status = 'ok'
+    cross join span
+    where syncs.status = 'ok'
+),
+
+dated_tests as (
+    select
+        {{ day_within(
+            shop_day(naive_utc('test_results.executed_at')), 'span.earliest_date', 'span.last_date'
+        ) }} as date,
+        test_results.test_name,
+        test_results.model,
+        test_results.status
+    from test_results
+    cross join span
+    where test_results.kind in ('data', 'unit')
 ),
 
 tests_by_day as (
     select
-        {{ shop_day(naive_utc('executed_at')) }} as date,
+        date,
         test_name,
         model,
         max(case when status in ('fail', 'error') then 1 else 0 end) as is_failed,
         max(case when status = 'warn' then 1 else 0 end) as is_warned
-    from test_results
-    where kind in ('data', 'unit')
-    group by {{ shop_day(naive_utc('executed_at')) }}, test_name, model
+    from dated_tests
+    group by date, test_name, model
+),
+
+dated_runs as (
+    select
+        {{ day_within(
+            shop_day(naive_utc('runs.started_at')), 'span.earliest_date', 'span.last_date'
+        ) }} as date,
+        runs.status
+    from runs
+    cross join span
 ),
 
 failed_runs_by_day as (
     select
-        {{ shop_day(naive_utc('started_at')) }} as date,
+        date,
         count(*) as runs_count,
         sum(case when status = 'failed' then 1 else 0 end) as failed_runs
-    from runs
-    group by {{ shop_day(naive_utc('started_at')) }}
+    from dated_runs
+    group by date
 ),
 
 -- Every day from the first trace to the day of this build.
 traces as (
     select date from loads_by_load
     union all
-    select {{ shop_day('finished_at') }} as date
-    from good_syncs
+    select date from good_syncs
     union all
     select date from tests_by_day
     union all
     select date from failed_runs_by_day
     union all
-    select {{ shop_day('measured_at') }} as date
-    from load_bound
+    select last_date as date
+    from span
 ),
 
-span as (
-    select
-        min(date) as first_date,
-        max(date) as last_date
+first_trace as (
+    select min(date) as date
     from traces
 ),
 
--- 0 to 9,999: 27 years
+-- 0 to 9,999
 numbers as (
     {{ whole_numbers(4) }}
 ),
 
--- Back from today, so that one load from a machine whose clock was wrong pushes nothing out.
 candidate_days as (
     select
-        span.first_date,
-        {{ add_days('span.last_date', '-numbers.number') }} as date
+        {{ add_days('span.last_date', '-numbers.number') }} as date,
+        span.measured_at
     from numbers
     cross join span
 ),
@@ -114,11 +150,11 @@ days as (
     select
         candidate_days.date,
         least(
-            {{ start_of_shop_day(add_days('candidate_days.date', 1)) }}, load_bound.measured_at
+            {{ start_of_shop_day(add_days('candidate_days.date', 1)) }}, candidate_days.measured_at
         ) as ends_at
     from candidate_days
-    cross join load_bound
-    where candidate_days.date >= candidate_days.first_date
+    inner join first_trace
+        on candidate_days.date >= first_trace.date
 ),
 
 subjects as (
@@ -133,7 +169,7 @@ subjects as (
         union all
         select
             subject,
-            {{ shop_day('finished_at') }} as date
+            date
         from good_syncs
     ) as mentions
     group by subject
