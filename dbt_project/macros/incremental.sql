@@ -251,7 +251,9 @@
     {%- if not node or not node.config.meta.get('new_loads_only') -%}
         {{ return(none) }}
     {%- endif -%}
-    {%- set asked = tojson([node.test_metadata.kwargs, node.config.where | default(none)], sort_keys=true) -%}
+    {%- set asked = tojson(
+        [node.test_metadata.kwargs, node.config.where | default(none), node.config.fail_calc], sort_keys=true
+    ) -%}
     {{ return(local_md5(asked ~ logic_hash(unique_id))) }}
 {%- endmacro %}
 
@@ -269,9 +271,17 @@
     {{ return(found) }}
 {%- endmacro %}
 
-{#- A hash of all that decides what a model holds: its code and contract, the models and seeds it reads, the project's macros
-    that they use, the variables that these read, and the shop's settings. -#}
+{#- A hash of all that decides what a model holds: its code and contract, the models and seeds it reads, the types of the columns of
+    raw that these read, the project's macros that they use, the variables that these read, and the shop's settings. -#}
 {% macro logic_hash(unique_id) -%}
+    {%- set known = memory() -%}
+    {%- if unique_id not in known -%}
+        {%- do known.update({unique_id: hash_of_logic(unique_id)}) -%}
+    {%- endif -%}
+    {{ return(known[unique_id]) }}
+{%- endmacro %}
+
+{% macro hash_of_logic(unique_id) -%}
     {%- set node_ids = [] -%}
     {%- do collect_nodes(unique_id, node_ids) -%}
     {%- set parts = [tojson(var('shops')[shop()], sort_keys=true)] -%}
@@ -280,6 +290,7 @@
         {%- set node = graph.nodes[node_id] -%}
         {%- do parts.append(node_id ~ node.checksum.checksum ~ (node.contract.checksum if node.contract else '')) -%}
         {%- do parts.append(values_of_variables(node.raw_code)) -%}
+        {%- do parts.append(types_of_raw(node)) -%}
         {%- for macro_id in node.depends_on.macros -%}
             {%- do collect_macros(macro_id, macro_ids) -%}
         {%- endfor -%}
@@ -289,6 +300,58 @@
         {%- do parts.append(macro_id ~ macro_sql ~ values_of_variables(macro_sql)) -%}
     {%- endfor -%}
     {{ return(local_md5(parts | join('\n'))) }}
+{%- endmacro %}
+
+{#- The types of the columns of raw that a node's code names. target-warehouse widens a column in place where its source needs it: 5
+    then reads as 5.00, and a date as a moment in UTC, in rows of old loads too. A column that is new says nothing of old rows. -#}
+{% macro types_of_raw(node) -%}
+    {%- set named = [] -%}
+    {%- for source_id in node.depends_on.nodes | default([]) if source_id.startswith('source.') -%}
+        {%- set table = graph.sources[source_id] -%}
+        {%- for column, type in columns_of_raw().get(table.schema ~ '.' ~ table.identifier, []) -%}
+            {%- if modules.re.search('\\b' ~ modules.re.escape(column) ~ '\\b', node.raw_code) -%}
+                {%- do named.append([source_id, column, type]) -%}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endfor -%}
+    {{ return(tojson(named)) }}
+{%- endmacro %}
+
+{#- Name and type of each data column of each raw table, by `<schema>.<table>`. -#}
+{% macro columns_of_raw() -%}
+    {%- set known = memory() -%}
+    {%- if 'columns_of_raw' not in known -%}
+        {%- set tables = {} -%}
+        {%- set columns -%}
+            select
+                table_schema,
+                table_name,
+                column_name,
+                data_type
+            from information_schema.columns
+            where
+                table_catalog = '{{ ops_database() }}'
+                and table_schema like 'raw_%'
+                and column_name not like '_sdc_%'
+            order by
+                table_schema,
+                table_name,
+                column_name
+        {%- endset -%}
+        {%- for row in run_query(columns).rows -%}
+            {%- do tables.setdefault(row[0] ~ '.' ~ row[1], []).append([row[2], row[3]]) -%}
+        {%- endfor -%}
+        {%- do known.update({'columns_of_raw': tables}) -%}
+    {%- endif -%}
+    {{ return(known.columns_of_raw) }}
+{%- endmacro %}
+
+{#- What is found out once in an invocation and asked for by every model. Macros have no memory of their own, but all see one `graph`. -#}
+{% macro memory() -%}
+    {%- if graph.get('memory', {}).get('invocation_id') != invocation_id -%}
+        {%- do graph.update({'memory': {'invocation_id': invocation_id}}) -%}
+    {%- endif -%}
+    {{ return(graph.memory) }}
 {%- endmacro %}
 
 {#- The values of the project's variables that a piece of code reads by name; the settings of other shops do not count. -#}

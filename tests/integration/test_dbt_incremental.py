@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -348,6 +349,32 @@ def test_changed_logic_rebuilds_in_full(
     marts = changed.marts()
     assert marts[mart] != before[mart]
     assert marts == full_refresh(changed, tmp_path / "again")
+
+
+def test_a_column_of_raw_that_was_widened_is_read_anew(warehouse: DbtWarehouse) -> None:
+    """As target-warehouse widens it in place: here a float prints shorter than the double of the same value."""
+    few = ("run", "--select", "+fact_orders", "--exclude", "resource_type:seed")
+    shipping = "select sum(shipping_cost) from fact_orders where order_id = 5"
+    alter = "alter table raw_shop.orders alter column shipping_cost type"
+    warehouse.load({"shop.orders": [order(5, "2024-02-01", shipping_cost="123456.7")]})
+    with warehouse.connect() as connection:
+        connection.execute(f"{alter} float")
+    warehouse.dbt(*few)
+    assert warehouse.query(shipping) == [(Decimal("123456.7"),)]
+    with warehouse.connect() as connection:
+        connection.execute(f"{alter} double")
+    warehouse.dbt(*few)
+    assert warehouse.query(shipping) == [(Decimal("123456.7031"),)]
+
+
+def test_a_new_column_of_raw_is_no_reason_to_read_all_of_it(warehouse: DbtWarehouse) -> None:
+    """No model's code names it, so that old rows read as before."""
+    with warehouse.connect("marts.duckdb") as connection:
+        connection.execute("update fact_orders set quantity = 77 where order_line_id = 52")
+    with warehouse.connect() as connection:
+        connection.execute("alter table raw_shop.order_items add column note text")
+    warehouse.dbt("run", "--select", "+fact_orders", "--exclude", "resource_type:seed")
+    assert warehouse.query("select quantity from fact_orders where order_line_id = 52") == [(77,)]
 
 
 @pytest.mark.parametrize(

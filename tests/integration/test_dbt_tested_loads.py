@@ -95,8 +95,15 @@ def test_by_hand_all_is_tested(warehouse: DbtWarehouse, command: tuple[str, ...]
         "update ops.test_results set status = 'fail'",
         "delete from ops.builds",
         "alter table ops.test_results drop column logic_hash",
+        "alter table raw_web.events alter column user_id type bigint",
     ],
-    ids=["no complete build", "it did not pass", "another warehouse", "an older version's build"],
+    ids=[
+        "no complete build",
+        "it did not pass",
+        "another warehouse",
+        "an older version's build",
+        "a column of raw was of another type",
+    ],
 )
 def test_all_is_tested_unless_a_complete_build_has(warehouse: DbtWarehouse, unknown: str) -> None:
     spoil_a_tested_row(warehouse)
@@ -116,6 +123,18 @@ def test_all_is_tested_when_what_is_tested_changed(
     warehouse: DbtWarehouse, tmp_path: Path, file: str, find: str, replace: str
 ) -> None:
     changed = edited(warehouse, tmp_path / "dbt_project", f"models/staging/demo_shop/{file}", find, replace)
+    assert finds(changed)
+
+
+def test_all_is_tested_when_it_is_counted_otherwise(warehouse: DbtWarehouse, tmp_path: Path) -> None:
+    spoil_a_tested_row(warehouse)
+    changed = edited(
+        warehouse,
+        tmp_path / "dbt_project",
+        "models/staging/demo_shop/_demo_shop__models.yml",
+        "meta: {new_loads_only: true}",
+        '{meta: {new_loads_only: true}, fail_calc: "count(*) + 0"}',
+    )
     assert finds(changed)
 
 
