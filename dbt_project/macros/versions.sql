@@ -203,6 +203,17 @@
     ({{ one }} = {{ other }} or ({{ one }} is null and {{ other }} is null))
 {%- endmacro %}
 
+{#- A condition, over the full outer join of two relations by `key`: the row is on one side alone, or the two differ in one of `columns`. -#}
+{% macro is_otherwise(one, other, key, columns) -%}
+    (
+        {{ one }}.{{ key }} is null
+        or {{ other }}.{{ key }} is null
+        {%- for column in columns %}
+        or not coalesce({{ is_same(one ~ '.' ~ column, other ~ '.' ~ column) }}, false)
+        {%- endfor %}
+    )
+{%- endmacro %}
+
 {#- Since when the first version of a key is valid. -#}
 {% macro beginning_of_time() -%}
     cast('1970-01-01 00:00:00' as timestamp)

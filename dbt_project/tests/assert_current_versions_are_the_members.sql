@@ -43,18 +43,9 @@ from users_now
 full outer join user_versions
     on users_now.user_id = user_versions.user_id
 where
-    users_now.user_id is null
-    or user_versions.user_id is null
-    or not coalesce({{ is_same('users_now.name', 'user_versions.name') }}, false)
-    or not coalesce({{ is_same('users_now.email', 'user_versions.email') }}, false)
-    or not coalesce(
-        {{ is_same('users_now.is_email_valid', 'user_versions.is_email_valid') }}, false
-    )
-    or not coalesce({{ is_same('users_now.phone', 'user_versions.phone') }}, false)
-    or not coalesce({{ is_same('users_now.age', 'user_versions.age') }}, false)
-    or not coalesce({{ is_same('users_now.country', 'user_versions.country') }}, false)
-    or not coalesce({{ is_same('users_now.registered_at', 'user_versions.registered_at') }}, false)
-    or not coalesce({{ is_same('users_now.deleted_at', 'user_versions.deleted_at') }}, false)
+    {{ is_otherwise('users_now', 'user_versions', 'user_id', [
+        'name', 'email', 'is_email_valid', 'phone', 'age', 'country', 'registered_at', 'deleted_at'
+    ]) }}
 
 union all
 
@@ -69,9 +60,6 @@ from products_now
 full outer join product_versions
     on products_now.product_id = product_versions.product_id
 where
-    products_now.product_id is null
-    or product_versions.product_id is null
-    or not coalesce({{ is_same('products_now.name', 'product_versions.name') }}, false)
-    or not coalesce({{ is_same('products_now.category', 'product_versions.category') }}, false)
-    or not coalesce({{ is_same('products_now.price', 'product_versions.price') }}, false)
-    or not coalesce({{ is_same('products_now.deleted_at', 'product_versions.deleted_at') }}, false)
+    {{ is_otherwise('products_now', 'product_versions', 'product_id', [
+        'name', 'category', 'price', 'deleted_at'
+    ]) }}

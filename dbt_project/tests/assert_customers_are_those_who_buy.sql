@@ -80,13 +80,9 @@ faults as (
     full outer join customers
         on expected.user_id = customers.user_id
     where
-        expected.user_id is null
-        or customers.user_id is null
-        or expected.units_bought <> customers.units_bought
-        or expected.sales <> customers.sales
-        or expected.first_order_at <> customers.first_order_at
-        or expected.last_order_at <> customers.last_order_at
-        or expected.lifetime_value <> customers.lifetime_value
+        {{ is_otherwise('expected', 'customers', 'user_id', [
+            'units_bought', 'sales', 'first_order_at', 'last_order_at', 'lifetime_value'
+        ]) }}
         or expected.lines_count < customers.orders_count
 
     union all

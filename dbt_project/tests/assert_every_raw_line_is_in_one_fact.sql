@@ -45,11 +45,7 @@ differing as (
     from raw_lines
     full outer join fact_lines
         on raw_lines.order_line_id = fact_lines.order_line_id
-    where
-        raw_lines.order_line_id is null
-        or fact_lines.order_line_id is null
-        or raw_lines.amount <> fact_lines.amount
-        or (raw_lines.amount is null) <> (fact_lines.amount is null)
+    where {{ is_otherwise('raw_lines', 'fact_lines', 'order_line_id', ['amount']) }}
 ),
 
 -- A line that is in the facts twice meets its raw line twice: only the numbers of rows tell.
