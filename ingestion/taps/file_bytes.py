@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import threading
+from concurrent.futures import CancelledError
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +19,24 @@ class Bytes(Protocol):
 
     def readinto(self, buffer: memoryview, /) -> int | None:
         """Read up to the size of `buffer`; 0 at the end."""
+
+
+class Until:
+    """A file that is read until an event is set, by which a thread that reads it is told to stop."""
+
+    def __init__(self, file: Bytes, ended: threading.Event) -> None:
+        self._file = file
+        self._ended = ended
+
+    def readable(self) -> bool:
+        """Yes, as hashlib wants to know."""
+        return True
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """As the file; raises CancelledError once the event is set."""
+        if self._ended.is_set():
+            raise CancelledError
+        return self._file.readinto(buffer)
 
 
 def read_to_end(file: Bytes) -> None:

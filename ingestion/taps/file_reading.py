@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import re
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +29,7 @@ import pyarrow as pa
 
 from ingestion.errors import UserError
 from ingestion.lake import first_line, identifier, literal, row_hash_sql
-from ingestion.taps.file_bytes import is_regular, read_to_end
+from ingestion.taps.file_bytes import Until, is_regular, read_to_end
 from ingestion.taps.file_config import FileStreamConfig
 
 RECORDS = "records"
@@ -77,10 +78,13 @@ class _Oversized:
         return self._digest.hexdigest()
 
 
-def sha256_of(path: Path) -> str:
-    """The content hash of a file as it lies there, compressed or not."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of(path: Path, given_up: threading.Event | None = None) -> str:
+    """The content hash of a file as it lies there, compressed or not.
+
+    Raises OSError, and CancelledError soon after `given_up` is set.
+    """
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(Until(file, given_up or threading.Event()), "sha256").hexdigest()
 
 
 def read_file(
@@ -145,6 +149,7 @@ def view_file(
     not exact, or its reading failed.
     """
     make_rejects(con)
+    given_up = threading.Event()
     with (
         _faults(path, config),
         ThreadPoolExecutor(1, "tap-files") as pool,
@@ -156,7 +161,7 @@ def view_file(
                 header = _checked_columns(_header(_CsvRecords(file, config, max_line_bytes)), config, spelling)
             columns = [name for name in header if name not in deselected]
             query = _csv_sql(path, header, columns, config, max_line_bytes)
-            is_exact = pool.submit(_is_regular, path, config, max_line_bytes)
+            is_exact = pool.submit(_is_regular, path, config, max_line_bytes, given_up)
         elif config.format == "parquet":
             columns, query = _parquet_sql(con, path, config, spelling, deselected)
             is_exact = pool.submit(lambda: True)
@@ -166,7 +171,10 @@ def view_file(
         else:
             yield None
             return
-        yield FileView(columns, query, is_exact, is_numbered)
+        try:
+            yield FileView(columns, query, is_exact, is_numbered)
+        finally:
+            given_up.set()
 
 
 @contextlib.contextmanager
@@ -333,9 +341,15 @@ def _select(columns: Sequence[str]) -> str:
     return "".join(f"{identifier(name)}, " for name in columns)
 
 
-def _is_regular(path: Path, config: FileStreamConfig, max_line_bytes: int) -> bool:
-    """Read the whole file once: is it what DuckDB reads exactly? Raises OSError for damaged compression."""
-    with _decompressed(path) as file:
+def _is_regular(
+    path: Path, config: FileStreamConfig, max_line_bytes: int, given_up: threading.Event | None = None
+) -> bool:
+    """Read the whole file once: is it what DuckDB reads exactly?
+
+    Raises OSError for damaged compression, and CancelledError soon after `given_up` is set.
+    """
+    with _decompressed(path) as decompressed:
+        file = Until(decompressed, given_up or threading.Event())
         if codecs.lookup(config.encoding).name == "utf-8":
             return is_regular(file, config.delimiter.encode(), max_line_bytes)
         read_to_end(file)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -176,12 +177,13 @@ class FileStream(LakeStream):
             if not earlier and (original := contents.name_of(file)):
                 self.logger.info("%s: skipped, the same content as %s", name, original)
                 return write_copy(workplace.con, lake, self.file_config, file, original, extracted_at)
-        batch = None if earlier else self._write_at_once(lake, workplace, path, file, extracted_at)
-        if batch is None:
-            file = replace(file, sha256=file.sha256 or _sha256(path))
-            columns = self._read(workplace, path, file)
-            batch = write_batch(workplace.con, lake, self.file_config, history, file, columns, extracted_at)
-            drop_relations(workplace.con)
+        with _hashing(path, file) as sha256:
+            batch = None if earlier else self._write_at_once(lake, workplace, path, file, extracted_at, sha256)
+            if batch is None:
+                file = replace(file, sha256=sha256.result())
+                columns = self._read(workplace, path, file)
+                batch = write_batch(workplace.con, lake, self.file_config, history, file, columns, extracted_at)
+                drop_relations(workplace.con)
         self.logger.info(
             "%s: %s rows extracted, %s loaded, %s quarantined, %s dropped as identical",
             name,
@@ -193,22 +195,25 @@ class FileStream(LakeStream):
         return batch
 
     def _write_at_once(
-        self, lake: Lake, workplace: Workplace, path: Path, file: SourceFile, extracted_at: datetime
+        self,
+        lake: Lake,
+        workplace: Workplace,
+        path: Path,
+        file: SourceFile,
+        extracted_at: datetime,
+        sha256: Future[str],
     ) -> Batch | None:
         """Write the batch of a new file in one pass, if that can be; its content is hashed beside."""
         _check_readable(path)
-        with (
-            ThreadPoolExecutor(1, "sha256") as pool,
-            view_file(
-                workplace.con,
-                path,
-                self.file_config,
-                workplace.folder,
-                max_line_bytes=self.config["max_line_bytes"],
-                spelling=self._spelling,
-                deselected=self._deselected,
-            ) as view,
-        ):
+        with view_file(
+            workplace.con,
+            path,
+            self.file_config,
+            workplace.folder,
+            max_line_bytes=self.config["max_line_bytes"],
+            spelling=self._spelling,
+            deselected=self._deselected,
+        ) as view:
             if view is None:
                 return None
             _check_unchanged(path, file)
@@ -220,7 +225,7 @@ class FileStream(LakeStream):
                 view,
                 workplace.folder,
                 extracted_at,
-                pool.submit(lambda: file.sha256 or _sha256(path)),
+                sha256,
                 lambda: _check_unchanged(path, file),
             )
             if batch:
@@ -332,9 +337,20 @@ def _is_as_it_was(file: SourceFile, earlier: Batch | None) -> bool:
     return earlier is not None and (file.size, file.mtime_ns) == (earlier.origin["size"], earlier.origin["mtime_ns"])
 
 
-def _sha256(path: Path) -> str:
+@contextlib.contextmanager
+def _hashing(path: Path, file: SourceFile) -> Iterator[Future[str]]:
+    """The content hash of a file, which a thread takes unless it is known; it is given up when the block ends."""
+    given_up = threading.Event()
+    with ThreadPoolExecutor(1, "sha256") as pool:
+        try:
+            yield pool.submit(lambda: file.sha256 or _sha256(path, given_up))
+        finally:
+            given_up.set()
+
+
+def _sha256(path: Path, given_up: threading.Event | None = None) -> str:
     with _readable():
-        return sha256_of(path)
+        return sha256_of(path, given_up)
 
 
 def _check_readable(path: Path) -> None:

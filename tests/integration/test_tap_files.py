@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import CancelledError
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from singer_sdk.testing import get_tap_test_class
 
 from ingestion.errors import UserError
 from ingestion.lake import Lake, row_hash
-from ingestion.taps import file_versions, files
+from ingestion.taps import file_reading, file_versions, files
+from ingestion.taps.file_reading import sha256_of
 from ingestion.taps.files import TapFiles
 from tests.integration.tap_files_runs import Run, Shop
 
@@ -126,6 +128,47 @@ def test_equal_lines_are_found_however_many_lines_there_are(tmp_path, monkeypatc
     shop.put("1.csv", "a\n" + "".join(f"{n}\n" for n in (*range(1000), 7)))
     shop.run()
     assert [(row["a"], row["_sdc_line_number"]) for row in shop.rows() if row["_sdc_occurrence"] == 2] == [("7", 1001)]
+
+
+@pytest.mark.parametrize("content", ["a,b\n1,x\n1,x\n", 'a,b\n1, "x"\n', "a,b\n1,x\n"])
+def test_a_new_file_is_hashed_once_also_when_it_takes_more_than_one_pass(tmp_path, monkeypatch, content):
+    """Equal records, bytes that DuckDB would read otherwise, and neither."""
+    hashed = []
+    monkeypatch.setattr(files, "sha256_of", lambda path, *more: hashed.append(path) or sha256_of(path, *more))
+    shop = Shop(tmp_path)
+    path = shop.put("1.csv", content)
+    assert shop.run().faults == []
+    assert hashed == [path]
+    assert shop.batches[0].origin["sha256"] == hashlib.sha256(content.encode()).hexdigest()
+
+
+def test_what_ends_the_taking_up_of_a_file_does_not_wait_until_the_file_is_read(tmp_path, monkeypatch):
+    given_up = []
+
+    def watch(module, name):
+        step = getattr(module, name)
+
+        def watched(*args):
+            try:
+                return step(*args)
+            except CancelledError:
+                given_up.append(name)
+                raise
+
+        monkeypatch.setattr(module, name, watched)
+
+    def end(*_):
+        raise SystemExit(1)  # As the tap does at a signal.
+
+    watch(files, "sha256_of")
+    watch(file_reading, "_is_regular")
+    monkeypatch.setattr(files, "write_at_once", end)
+    shop = Shop(tmp_path)
+    os.truncate(shop.put("1.csv", "a,b\n1,x\n"), 4 << 30)  # A hole, which takes seconds to read and no room.
+    with pytest.raises(SystemExit):
+        shop.run()
+    assert sorted(given_up) == ["_is_regular", "sha256_of"]
+    assert shop.batches == []
 
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
