@@ -67,7 +67,8 @@ def _env_files() -> list[Path]:
 
 def _day_of_shop(settings: Path, shop: str) -> date:
     """Today, where the shop is; its day begins up to 14 hours before that of UTC."""
-    variables = yaml.load(settings.read_bytes(), yaml.CSafeLoader)["vars"]
+    # PyYAML has its quick loader only where libyaml was there when it was built.
+    variables = yaml.load(settings.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))["vars"]
     return datetime.now(ZoneInfo(variables["shops"][shop]["time_zone"])).date()
 
 

@@ -132,6 +132,12 @@ def test_the_hash_is_of_all_that_a_build_is_made_from(tmp_path: Path, monkeypatc
     assert of() is None
 
 
+def test_the_hash_needs_no_libyaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = nothing_new.inputs_hash("demo_shop")
+    monkeypatch.delattr(nothing_new.yaml, "CSafeLoader", raising=False)
+    assert nothing_new.inputs_hash("demo_shop") == wanted is not None
+
+
 @pytest.mark.parametrize(("moment", "is_new_day"), [("21:59:59", False), ("22:00:00", True), ("23:59:59", True)])
 def test_a_day_begins_where_the_shop_is(monkeypatch: pytest.MonkeyPatch, moment: str, is_new_day: bool) -> None:
     """In Berlin's summer two hours before that of UTC."""
