@@ -146,7 +146,8 @@ class RowGroups:
 def _is_sorted(column: pa.ChunkedArray) -> bool:
     """Whether no value is less than the one before it; nulls are no values."""
     values = column.drop_null()
-    return pc.all(pc.less_equal(values.slice(0, max(len(values) - 1, 0)), values.slice(1))).as_py()
+    # Without `min_count`, none to compare would be neither true nor false.
+    return pc.all(pc.less_equal(values.slice(0, max(len(values) - 1, 0)), values.slice(1)), min_count=0).as_py()
 
 
 def put(temporary: Path, file: Path) -> None:

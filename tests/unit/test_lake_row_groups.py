@@ -81,6 +81,11 @@ def test_texts_in_no_order_have_no_range_that_nobody_could_skip_by(tmp_path):
     assert has_range == {"n", "ordered", "constant"}
 
 
+@pytest.mark.parametrize("texts", [[], ["a"], [None, None], [None, "a"]])
+def test_texts_with_nothing_to_compare_are_in_order(texts):
+    assert row_groups._is_sorted(pa.chunked_array([texts], pa.string())) is True
+
+
 def test_a_row_group_that_cannot_be_written_fails_the_file_and_leaves_nothing(small_groups, tmp_path):
     # The thread that writes it fails after `add` returned.
     schema = pa.schema({"n": pa.int64()})
