@@ -290,7 +290,6 @@
         {%- set node = graph.nodes[node_id] -%}
         {%- do parts.append(node_id ~ node.checksum.checksum ~ (node.contract.checksum if node.contract else '')) -%}
         {%- do parts.append(values_of_variables(node.raw_code)) -%}
-        {%- do parts.append(types_of_raw(node)) -%}
         {%- for macro_id in node.depends_on.macros -%}
             {%- do collect_macros(macro_id, macro_ids) -%}
         {%- endfor -%}
@@ -299,17 +298,25 @@
         {%- set macro_sql = context[macro_id.split('.')[-1]].macro.macro_sql -%}
         {%- do parts.append(macro_id ~ macro_sql ~ values_of_variables(macro_sql)) -%}
     {%- endfor -%}
+    {%- do parts.append(types_of_raw(node_ids)) -%}
     {{ return(local_md5(parts | join('\n'))) }}
 {%- endmacro %}
 
-{#- The types of the columns of raw that a node's code names. target-warehouse widens a column in place where its source needs it: 5
+{#- The types of the columns of raw that the code of any of these nodes names. target-warehouse widens a column in place where its source needs it: 5
     then reads as 5.00, and a date as a moment in UTC, in rows of old loads too. A column that is new says nothing of old rows. -#}
-{% macro types_of_raw(node) -%}
+{% macro types_of_raw(node_ids) -%}
+    {%- set codes = [] -%}
+    {%- set source_ids = [] -%}
+    {%- for node_id in node_ids -%}
+        {%- do codes.append(graph.nodes[node_id].raw_code | lower) -%}
+        {%- do source_ids.extend(graph.nodes[node_id].depends_on.nodes | default([]) | select('in', graph.sources)) -%}
+    {%- endfor -%}
+    {%- set code = codes | join('\n') -%}
     {%- set named = [] -%}
-    {%- for source_id in node.depends_on.nodes | default([]) if source_id.startswith('source.') -%}
+    {%- for source_id in source_ids | unique | sort -%}
         {%- set table = graph.sources[source_id] -%}
         {%- for column, type in columns_of_raw().get(table.schema ~ '.' ~ table.identifier, []) -%}
-            {%- if modules.re.search('\\b' ~ modules.re.escape(column) ~ '\\b', node.raw_code) -%}
+            {%- if modules.re.search('\\b' ~ modules.re.escape(column | lower) ~ '\\b', code) -%}
                 {%- do named.append([source_id, column, type]) -%}
             {%- endif -%}
         {%- endfor -%}

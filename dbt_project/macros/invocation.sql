@@ -21,25 +21,25 @@
 {%- endmacro %}
 
 {#- A load gets its id when it is written to the lake, and may commit long after: its run was stopped, and the next one sent it
-    again. When its id is not above what builds have seen, every watermark steps back to a build that saw all there is up to its
-    bound; what is then recomputed once more comes out the same. -#}
+    again. When its id is not above what a build has seen, the watermarks that this build or an earlier one wrote step back to the
+    last build until then that saw all there is up to its bound; what is then recomputed once more comes out the same. -#}
 {% macro step_back_behind_late_loads() -%}
-    {%- set seen -%}
-        select
-            coalesce(max(whole.load_bound), -1) as load_id,
-            (select max(builds.load_bound) from {{ ops_database() }}.ops.builds as builds) as last_load_id
-        from ({{ builds_without_late_loads() }}) as whole
-    {%- endset -%}
-    {%- set row = run_query(seen).rows[0] -%}
-    {%- if row[1] is not none and row[0] < row[1] -%}
-        {%- for database in model_databases() -%}
-            {%- do commit_now() -%}
-            {%- do run_query(
-                "update " ~ database ~ ".ops.watermarks set load_id = " ~ row[0] ~ " where load_id > " ~ row[0]
-            ) -%}
-        {%- endfor -%}
+    {%- for database in model_databases() -%}
         {%- do commit_now() -%}
-    {%- endif -%}
+        {%- set seen -%}
+        (
+            select coalesce(max(whole.load_bound), -1)
+            from ({{ builds_without_late_loads() }}) as whole
+            inner join {{ ops_database() }}.ops.builds as writers
+                on whole.build_number <= writers.build_number
+            where writers.invocation_id = watermarks.invocation_id
+        )
+        {%- endset -%}
+        {%- do run_query(
+            "update " ~ database ~ ".ops.watermarks as watermarks set load_id = " ~ seen ~ " where load_id > " ~ seen
+        ) -%}
+    {%- endfor -%}
+    {%- do commit_now() -%}
 {%- endmacro %}
 
 {#- A query of the builds since which no load came that is not above their bound: of these the ledger has as many as when the build
@@ -48,6 +48,7 @@
 {% macro builds_without_late_loads() %}
         select
             builds.invocation_id,
+            builds.build_number,
             builds.is_complete,
             builds.load_bound
         from {{ ops_database() }}.ops.builds as builds

@@ -20,11 +20,13 @@
     arrives late would resurrect the row.
     `soft_deleted_at` is the SQL, a UTC timestamp, of a column that the source sets instead of deleting a row. tap-files knows it
     from the list of streams and has made a delete of such a row; a database's row is an upsert, and becomes a delete here. -#}
-{% macro technical_columns(source_key, version_at, soft_deleted_at=none) -%}
+{% macro technical_columns(version_at, soft_deleted_at=none, source_key=none) -%}
     {%- set deleted_at = naive_utc('_sdc_deleted_at') -%}
     {%- set operation = '_sdc_operation' -%}
-    {%- if not version_at -%}
-        {%- do exceptions.raise_compiler_error("technical_columns('" ~ source_key ~ "') in " ~ model.name ~ ": it takes the key's column of raw, then the time of the version.") -%}
+    {%- if not source_key -%}
+        {%- do exceptions.raise_compiler_error(
+            "technical_columns(...) in " ~ model.name ~ " needs source_key='<the key\'s column of raw>' (docs/adopting.md)."
+        ) -%}
     {%- endif -%}
     {%- if soft_deleted_at -%}
         {%- set deleted_at = 'coalesce(' ~ deleted_at ~ ', ' ~ soft_deleted_at ~ ')' -%}

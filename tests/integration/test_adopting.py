@@ -96,7 +96,7 @@ source as (
 
 {entity} as (
     select {columns}
-        {{{{ technical_columns('{key}', to_utc_timestamp('{version_at}')) }}}}
+        {{{{ technical_columns(to_utc_timestamp('{version_at}'), source_key='{key}') }}}}
     from source
 )
 

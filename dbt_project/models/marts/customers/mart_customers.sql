@@ -28,8 +28,8 @@ orders_by_user as (
         min(case when is_purchase then day end) as first_day,
         max(case when is_purchase then day end) as last_day,
         count(case when is_purchase then 1 end) as orders_count,
-        coalesce(sum(case when is_purchase then units end), 0) as units_bought,
-        coalesce(sum(case when is_purchase then amount end), 0) as sales,
+        sum(case when is_purchase then units end) as units_bought,
+        sum(case when is_purchase then amount end) as sales,
         sum(amount + shipping_cost) as paid
     from orders
     group by user_id

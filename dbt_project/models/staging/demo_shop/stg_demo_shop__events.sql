@@ -18,7 +18,7 @@ events as (
         -- timestamps
         {{ to_utc_timestamp('occurred_at') }} as occurred_at,
 
-        {{ technical_columns('event_id', to_utc_timestamp('received_at')) }}
+        {{ technical_columns(to_utc_timestamp('received_at'), source_key='event_id') }}
     from source
 )
 

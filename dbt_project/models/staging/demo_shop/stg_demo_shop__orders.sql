@@ -25,7 +25,7 @@ orders as (
         -- text
         upper(trim(currency)) as currency,
 
-        {{ technical_columns('order_id', to_utc_timestamp('updated_at'), to_utc_timestamp('deleted_at')) }}
+        {{ technical_columns(to_utc_timestamp('updated_at'), to_utc_timestamp('deleted_at'), source_key='order_id') }}
     from source
 )
 

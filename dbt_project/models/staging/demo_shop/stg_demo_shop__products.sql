@@ -17,7 +17,7 @@ products as (
         -- numbers
         {{ to_decimal('price') }} as price,
 
-        {{ technical_columns('product_id', to_utc_timestamp('updated_at')) }}
+        {{ technical_columns(to_utc_timestamp('updated_at'), source_key='product_id') }}
     from source
 )
 

@@ -25,7 +25,7 @@ refunds as (
         -- text
         nullif(trim(reason), '') as reason,
 
-        {{ technical_columns('refund_id', to_utc_timestamp('updated_at'), to_utc_timestamp('deleted_at')) }}
+        {{ technical_columns(to_utc_timestamp('updated_at'), to_utc_timestamp('deleted_at'), source_key='refund_id') }}
     from source
 )
 

@@ -16,7 +16,7 @@ stock_levels as (
         -- timestamps
         {{ to_utc_timestamp('recorded_at') }} as recorded_at,
 
-        {{ technical_columns('product_id', to_utc_timestamp('recorded_at')) }}
+        {{ technical_columns(to_utc_timestamp('recorded_at'), source_key='product_id') }}
     from source
 )
 

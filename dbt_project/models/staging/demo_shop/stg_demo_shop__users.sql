@@ -25,7 +25,7 @@ users as (
         -- timestamps
         {{ to_utc_timestamp('registered_at') }} as registered_at,
 
-        {{ technical_columns('user_id', to_utc_timestamp('updated_at')) }}
+        {{ technical_columns(to_utc_timestamp('updated_at'), source_key='user_id') }}
     from source
 )
 

@@ -23,7 +23,7 @@ adjustments as (
         invoiced_at as adjusted_at,
 
         -- version
-        {{ technical_columns('line_id', 'invoiced_at') }}
+        {{ technical_columns('invoiced_at', source_key='line_id') }}
     from lines
     where line_role not in ('sale', 'shipping', 'refund')
 )

@@ -22,7 +22,7 @@ order_items as (
         invoiced_at as created_at,
 
         -- version
-        {{ technical_columns('line_id', 'invoiced_at') }}
+        {{ technical_columns('invoiced_at', source_key='line_id') }}
     from lines
     where line_role = 'sale'
 )

@@ -24,7 +24,7 @@ orders as (
         cast(null as timestamp) as cancelled_at,
 
         -- version
-        {{ technical_columns('invoice_number', 'invoiced_at') }}
+        {{ technical_columns('invoiced_at', source_key='invoice_number') }}
     from lines
     where line_role in ('sale', 'shipping')
 )

@@ -34,7 +34,7 @@ products as (
         case when unit_price <> 0 then unit_price end as price,
 
         -- version
-        {{ technical_columns('product_id', 'ranked_at') }}
+        {{ technical_columns('ranked_at', source_key='product_id') }}
     from ranked
 )
 

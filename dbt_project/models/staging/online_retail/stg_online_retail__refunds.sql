@@ -26,7 +26,7 @@ refunds as (
         invoiced_at as refunded_at,
 
         -- version
-        {{ technical_columns('line_id', 'invoiced_at') }}
+        {{ technical_columns('invoiced_at', source_key='line_id') }}
     from lines
     where line_role = 'refund'
 )

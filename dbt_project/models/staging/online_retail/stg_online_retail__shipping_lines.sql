@@ -15,7 +15,7 @@ shipping_lines as (
         amount,
 
         -- version
-        {{ technical_columns('line_id', 'invoiced_at') }}
+        {{ technical_columns('invoiced_at', source_key='line_id') }}
     from lines
     where line_role = 'shipping'
 )

@@ -27,7 +27,7 @@ users as (
         cast(null as timestamp) as registered_at,
 
         -- version
-        {{ technical_columns('customer_id', 'invoiced_at') }}
+        {{ technical_columns('invoiced_at', source_key='customer_id') }}
     from lines
     where customer_id is not null
 )
