@@ -24,7 +24,11 @@ order_items as (
         -- timestamps
         {{ to_utc_timestamp('created_at') }} as created_at,
 
-        {{ technical_columns(to_utc_timestamp('updated_at'), to_utc_timestamp('deleted_at'), source_key='order_line_id') }}
+        {{ technical_columns(
+            to_utc_timestamp('updated_at'),
+            to_utc_timestamp('deleted_at'),
+            source_key='order_line_id'
+        ) }}
     from source
 )
 

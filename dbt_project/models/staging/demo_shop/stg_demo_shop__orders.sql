@@ -25,7 +25,11 @@ orders as (
         -- text
         upper(trim(currency)) as currency,
 
-        {{ technical_columns(to_utc_timestamp('updated_at'), to_utc_timestamp('deleted_at'), source_key='order_id') }}
+        {{ technical_columns(
+            to_utc_timestamp('updated_at'),
+            to_utc_timestamp('deleted_at'),
+            source_key='order_id'
+        ) }}
     from source
 )
 

@@ -25,7 +25,11 @@ refunds as (
         -- text
         nullif(trim(reason), '') as reason,
 
-        {{ technical_columns(to_utc_timestamp('updated_at'), to_utc_timestamp('deleted_at'), source_key='refund_id') }}
+        {{ technical_columns(
+            to_utc_timestamp('updated_at'),
+            to_utc_timestamp('deleted_at'),
+            source_key='refund_id'
+        ) }}
     from source
 )
 
