@@ -302,8 +302,8 @@
     {{ return(local_md5(parts | join('\n'))) }}
 {%- endmacro %}
 
-{#- The types of the columns of raw that the code of any of these nodes names. target-warehouse widens a column in place where its source needs it: 5
-    then reads as 5.00, and a date as a moment in UTC, in rows of old loads too. A column that is new says nothing of old rows. -#}
+{#- The types of the columns of raw that the code of any of these nodes names. target-warehouse widens a column in place where its
+    source needs it: 5 then reads as 5.00, and a date as a moment in UTC, in rows of old loads too. A new column says nothing of them. -#}
 {% macro types_of_raw(node_ids) -%}
     {%- set codes = [] -%}
     {%- set source_ids = [] -%}

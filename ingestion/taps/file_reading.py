@@ -39,6 +39,7 @@ ROW_HASH = "_sdc_row_hash"
 
 _CHUNK = 1 << 20
 _OVERSIZE_PREFIX = 1000
+_BUFFER_BYTES = 16 << 20
 _FETCH_ROWS = 10_000
 _DELIMITERS = ",;\t|:"
 # A value that DuckDB's JSON would not give back as written: trailing zeros, exponents, many digits, nested values.
@@ -327,13 +328,16 @@ def _csv_sql(
     # The sift ends records with \n; left to itself, DuckDB may take a \r inside quotes for the line end.
     new_line = ", new_line = '\\n'" if numbered else ""
     where = f" where {identifier(header[0])} is not null" if len(header) == 1 else ""
+    # Room for the record's number that the sift puts before it.
+    line_size = max_line_bytes + 32
+    # DuckDB takes sixteen lines, of the greatest length, for each of the buffers that it has in flight.
+    buffer_size = max(_BUFFER_BYTES, 2 * line_size)
     # allow_quoted_nulls = false: an empty field is null, a quoted empty one is the empty text.
     return (
         f"select {', '.join(map(identifier, columns)) or 'null as nothing'}"
         f" from read_csv({literal(str(path))}, columns = {{{types}}}, auto_detect = false, header = {not numbered},"
         f" delim = {literal(config.delimiter)}, quote = '\"', escape = '\"', allow_quoted_nulls = false,"
-        # Room for the record's number that the sift puts before it.
-        f" max_line_size = {max_line_bytes + 32}, strict_mode = true{new_line}){where}"
+        f" max_line_size = {line_size}, buffer_size = {buffer_size}, strict_mode = true{new_line}){where}"
     )
 
 

@@ -108,15 +108,7 @@ def test_a_history_says_what_stands_after_each_load(warehouse: DbtWarehouse, tmp
 
 def test_a_history_that_disagrees_with_its_dimension_blocks(warehouse: DbtWarehouse) -> None:
     """Each way in which a history can be wrong is seen by the build's tests."""
-    tests = (
-        "test",
-        "--select",
-        "dim_products_history",
-        "--exclude",
-        "resource_type:unit_test",
-        "--indirect-selection",
-        "eager",
-    )
+    tests = ("test", "--select", "dim_products_history", "--exclude", "resource_type:unit_test")
     warehouse.load({"catalog.products": LOADS[1]})
     warehouse.dbt("run", "--exclude", "staging", "resource_type:seed")
     warehouse.dbt(*tests)

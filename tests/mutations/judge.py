@@ -22,7 +22,6 @@ _NO_SQL = ("Parser Error", "Binder Error", "Catalog Error", "Compilation Error")
 #: Macros that are SQL of models rather than of dbt's own work.
 MACRO_FILES = tuple(f"macros/{name}.sql" for name in ("versions", "staging", "engine/times", "engine/values"))
 _QUIET = ("--log-level", "none", "--log-level-file", "none")
-_EVERY_TEST = ("--indirect-selection", "eager")
 _WITHOUT_UNIT_TESTS = ("--exclude", "test_type:unit", "resource_type:seed")
 #: The shops, in the order in which they judge; what dbt is told: Online Retail has a few days of each month only.
 _ARGUMENTS = {"demo_shop": (), "online_retail": ("--vars", "{rows_per_open_day_min: 0}")}
@@ -215,8 +214,7 @@ class Judge:
                 return killed
         for name, full_refresh in ((f"{shop}, beside the target", ()), (f"{shop}, built", ("--full-refresh",))):
             warehouse = self._copy(name)
-            # What is not selected was built before: every test that reads a mutated model may judge it.
-            arguments = (*reached, *_EVERY_TEST, *_WITHOUT_UNIT_TESTS, *_ARGUMENTS[shop], *full_refresh)
+            arguments = (*reached, *_WITHOUT_UNIT_TESTS, *_ARGUMENTS[shop], *full_refresh)
             if killed := self._fails(warehouse, "data tests", "build", *arguments):
                 return killed
             if found := differences(Pipeline(warehouse.home).marts(), self._expected[shop]):
