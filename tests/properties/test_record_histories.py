@@ -66,11 +66,17 @@ class Model:
         self.rows: list[tuple[str, dict[str, str]]] = []
         self.quarantined = 0
         self.types: dict[str, str] = {}
+        self.has_table = False
         self.files: set[str] = set()
 
     def declare(self, columns: dict[str, str]) -> None:
         """A SCHEMA message: new columns take their type, integers widen to numbers."""
         self.columns = columns
+
+    def end_run(self) -> None:
+        """A stream that has no rows yet has its table, of the columns that it had last."""
+        if not self.has_table:
+            self.has_table, self.types = True, dict(self.columns)
 
     def receive(self, item: dict[str, Any], keys: tuple[str, ...]) -> None:
         data = {name: item[name] for name in ("id", "region", *self.columns)}
@@ -85,6 +91,7 @@ class Model:
             if of_key and of_key[-1] == (operation, content):
                 return
         self.rows.append((operation, content))
+        self.has_table = True
         for name, declared in self.columns.items():
             raw = self.types.setdefault(name, declared)
             if {raw, declared} == {"integer", "number"}:
@@ -172,6 +179,7 @@ def play(history: list[tuple[list[tuple[str, Any]], bool]], home: TargetHome) ->
     for steps, is_repeated in history:
         keys, columns, files = sender.keys, dict(sender.columns), list(sender.sent)
         home.load_lines(sender.schema() + "".join(sender.lines(*each) for each in steps), max_quarantine_share=1)
+        model.end_run()
         if is_repeated:
             # Lost state: the tap, as it was before, sends the same again; its files have the names they had.
             sender.keys, sender.columns, sender.sent = keys, columns, files
