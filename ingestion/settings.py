@@ -34,6 +34,11 @@ class Settings:
         return self.home / "published" / "warehouse.duckdb"
 
     @property
+    def personal_data_key_file(self) -> Path:
+        """The key of the hashes that are published of personal data."""
+        return self.home / "personal_data.key"
+
+    @property
     def lake(self) -> Path:
         """Root of the Parquet lake."""
         return self.home / "lake"

@@ -1,8 +1,8 @@
 """Publish: put the audited marts where BI reads them, all at once or not at all (docs/contracts.md, "Environment").
 
-The marts that dbt built are copied beside the published file, stripped of dbt's bookkeeping, read once, and renamed
-into place. A reader keeps the version that it has open and sees the new one when it connects again. What was published,
-brought back or refused is noted in `ops.publishes`.
+The marts that dbt built are written beside the published file, without dbt's bookkeeping and with personal data hidden,
+read once, and renamed into place. A reader keeps the version that it has open and sees the new one when it connects
+again. What was published, brought back or refused is noted in `ops.publishes`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import duckdb
 from ingestion import settings
 from ingestion.errors import UserError
 from ingestion.settings import Settings
+from orchestration.personal_data import PLAIN, Disguise, disguise
 
 OF_BEFORE = "built by an earlier version of this project"
 BUILD_FIRST = "Run `dbt build` (complete, without --select), then publish again."
@@ -38,6 +39,7 @@ create table if not exists ops.publishes (
 );
 """
 _MESSAGE_LENGTH = 500
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,11 @@ class Published:
     invocation_id: str
     load_bound: int
     shop: str
+    personal_data: str
 
 
 def publish(home: Settings) -> tuple[Published, bool]:
-    """Publish the marts of the last build; the flag is False when that build was published before.
+    """Publish the marts of the last build; the flag is False when that build was published before, in the same form.
 
     Raises:
         UserError: the last build may not be published, another publish is at work, or the disk is full. What is
@@ -93,20 +96,26 @@ def _publish(home: Settings) -> tuple[Published, bool]:
     with _alone(folder), _unwritten(home) as connection:
         _remove(beside)  # what a killed publish left
         build = audited_build(connection, home.shop)
+        hidden = disguise(home)
         current = published_version(home.published_file)
-        if current and current.invocation_id == build.invocation_id:
+        if current and (current.invocation_id, current.personal_data) == (build.invocation_id, hidden.name):
+            _forget_plain(home, hidden)
             return current, False
         # The previous version is the newer one after it was brought back.
         newest = (
             max(known.version for known in (current, published_version(_previous(home))) if known) if current else 0
         )
-        new = Published(newest + 1, build.invocation_id, build.load_bound, build.shop)
+        new = Published(newest + 1, build.invocation_id, build.load_bound, build.shop, hidden.name)
         try:
-            _write(home.marts_file, beside, new)
+            _write(home.marts_file, beside, new, hidden)
             _swap(beside, home.published_file)
+            _forget_plain(home, hidden)
         except OSError as error:
             raise _disk_error(error, folder) from error
         except duckdb.Error as error:
+            # DuckDB has only the system's words for it.
+            if any(os.strerror(number) in str(error) for number in _FULL):
+                raise _disk_error(OSError(errno.ENOSPC, str(error)), folder) from error
             raise UserError(f"The marts in {home.marts_file} could not be published: {error} {UNCHANGED}") from error
         finally:
             _remove(beside)
@@ -114,7 +123,11 @@ def _publish(home: Settings) -> tuple[Published, bool]:
 
 
 def restore_previous(home: Settings) -> Published:
-    """Bring back the version before the published one, and keep that one as the previous: twice is no change."""
+    """Bring back the version before the published one, and keep that one as the previous: twice is no change.
+
+    Raises:
+        UserError: there is none, or it shows personal data that is to be hidden.
+    """
     try:
         restored = _restore_previous(home)
     except UserError as refusal:
@@ -127,6 +140,7 @@ def restore_previous(home: Settings) -> Published:
 def _restore_previous(home: Settings) -> Published:
     current, previous = home.published_file, _previous(home)
     with _alone(current.parent):
+        _forget_plain(home, disguise(home))
         if not previous.exists():
             raise UserError(f"There is no previous version in {current.parent}. {UNCHANGED}")
         beside = current.parent / ".next.duckdb"
@@ -149,8 +163,13 @@ def published_version(file: Path) -> Published | None:
         return None
     try:
         with opened(file) as connection:
+            # A version of before has no column for the form of personal data, which then was plain.
+            has_form = connection.execute(
+                "select 1 from duckdb_columns() where table_name = 'publish_info' and column_name = 'personal_data'"
+            ).fetchall()
             rows = connection.execute(
-                "select version, invocation_id, load_bound, shop from meta.publish_info"
+                f"select version, invocation_id, load_bound, shop, {'personal_data' if has_form else repr(PLAIN)}"
+                " from meta.publish_info"
             ).fetchall()
     except duckdb.Error as error:
         raise UserError(
@@ -286,35 +305,73 @@ def audited_build(connection: duckdb.DuckDBPyConnection, shop: str) -> Build:
     return build
 
 
-def _write(marts: Path, beside: Path, version: Published) -> None:
-    """A copy of the marts with nothing but the marts and the version, safe on disk."""
-    shutil.copyfile(marts, beside)
-    if wal(marts).exists():
-        # A build that did not end cleanly left its last commits there; opening the copy takes them in.
-        shutil.copyfile(wal(marts), wal(beside))
-    with duckdb.connect(str(beside)) as connection:
-        schemas = _column(connection, "select schema_name from duckdb_schemas() where not internal")
-        if "ops" in schemas and "unpublished" in _column(
-            connection, "select table_name from duckdb_tables() where schema_name = 'ops'"
+def _write(marts_file: Path, beside: Path, version: Published, hidden: Disguise) -> None:
+    """A file with nothing but the marts, as they may be seen, and the version; safe on disk.
+
+    Rows are written anew and not hidden in a copy of the file, where what was there before would still be found.
+    """
+    with duckdb.connect() as connection:
+        connection.execute(f"set temp_directory = '{quoted(beside.parent / '.tmp')}'; set memory_limit = '1GB'")
+        connection.execute(f"attach '{quoted(marts_file)}' as built (read_only)")
+        connection.execute(f"attach '{quoted(beside)}' as published (storage_version 'v1.4.0')")
+        hidden.install(connection)
+        try:
+            noted = _rows(connection, "select model, column_name, kind from built.ops.personal_columns")
+        except duckdb.CatalogException as error:
+            raise UserError(f"The marts were {OF_BEFORE}. {BUILD_FIRST}") from error
+        personal = {(model, column): kind for model, column, kind in noted}
+        unpublished = _column(connection, "select model from built.ops.unpublished")
+        connection.execute("copy from database built to published (schema)")
+        for schema in _column(
+            connection, "select schema_name from duckdb_schemas() where database_name = 'published' and not internal"
         ):
-            for model in _column(connection, "select model from ops.unpublished"):
-                connection.execute(f'drop table if exists main."{model}"')
-        for schema in schemas:
             if schema != "main":
-                connection.execute(f'drop schema "{schema}" cascade')
-        connection.execute("create schema meta")
+                connection.execute(f'drop schema published."{schema}" cascade')
+        for name in _column(
+            connection, "select table_name from duckdb_tables() where database_name = 'published' order by table_name"
+        ):
+            if name in unpublished:
+                connection.execute(f'drop table published.main."{name}"')
+                continue
+            columns = _column(
+                connection,
+                "select column_name from duckdb_columns() where database_name = 'built' and schema_name = 'main'"
+                f" and table_name = '{name}' order by column_index",
+            )
+            shown = [
+                hidden.sql(f'"{column}"', personal[name, column]) if (name, column) in personal else f'"{column}"'
+                for column in columns
+            ]
+            connection.execute(
+                f'insert into published.main."{name}" select {", ".join(shown)} from built.main."{name}"'
+            )
+        connection.execute("create schema published.meta")
         connection.execute(
-            "create table meta.publish_info "
-            "(version bigint, invocation_id text, load_bound bigint, published_at timestamptz, shop text)"
+            "create table published.meta.publish_info (version bigint, invocation_id text, load_bound bigint,"
+            " published_at timestamptz, shop text, personal_data text)"
         )
         connection.execute(
-            "insert into meta.publish_info values (?, ?, ?, ?, ?)",
-            [version.version, version.invocation_id, version.load_bound, datetime.now(UTC), version.shop],
+            "insert into published.meta.publish_info values (?, ?, ?, ?, ?, ?)",
+            [
+                version.version,
+                version.invocation_id,
+                version.load_bound,
+                datetime.now(UTC),
+                version.shop,
+                version.personal_data,
+            ],
         )
-        connection.execute("checkpoint")
+        connection.execute("checkpoint published")
     _check_readable(beside)
     with beside.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def _forget_plain(home: Settings, hidden: Disguise) -> None:
+    """Remove a previous version that shows what is to be hidden."""
+    previous = published_version(_previous(home))
+    if previous and previous.personal_data == PLAIN and not hidden.is_plain:
+        _remove(_previous(home))
 
 
 def _check_readable(file: Path) -> None:
@@ -352,7 +409,7 @@ def _swap(beside: Path, published: Path) -> None:
 
 
 def _disk_error(error: OSError, folder: Path) -> UserError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in _FULL:
         return UserError(f"No room for a second copy of the marts in {folder}. Make room, publish again. {UNCHANGED}")
     return UserError(f"The marts could not be written to {folder}: {error}. {UNCHANGED}")
 
@@ -371,8 +428,12 @@ def wal(file: Path) -> Path:
     return file.with_name(file.name + ".wal")
 
 
+def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[tuple]:
+    return connection.execute(query).fetchall()
+
+
 def _column(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
-    return [row[0] for row in connection.execute(query).fetchall()]
+    return [row[0] for row in _rows(connection, query)]
 
 
 def quoted(path: Path) -> str:

@@ -120,6 +120,7 @@
         ) -%}
         {%- do run_query("alter table " ~ database ~ ".ops.watermarks add column if not exists invocation_id varchar") -%}
         {%- do run_query("create table if not exists " ~ database ~ ".ops.unpublished (model varchar)") -%}
+        {%- do note_personal_columns(database) -%}
     {%- endfor -%}
     {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.config.meta.get('entities') -%}
         {%- do commit_now() -%}
@@ -131,6 +132,21 @@
         {%- endif -%}
     {%- endfor -%}
     {%- do commit_now() -%}
+{%- endmacro %}
+
+{#- The columns of a database's models that hold personal data, for publish to hide. -#}
+{% macro note_personal_columns(database) -%}
+    {%- set found = [] -%}
+    {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.database == database -%}
+        {%- for column in node.columns.values() if column.meta.get('pii') -%}
+            {%- do found.append("('" ~ node.alias ~ "', '" ~ column.name ~ "', '" ~ column.meta.pii ~ "')") -%}
+        {%- endfor -%}
+    {%- endfor -%}
+    {%- set table = database ~ '.ops.personal_columns' -%}
+    {%- do run_query(
+        'create or replace table ' ~ table ~ ' as select * from (values '
+        ~ ((found or ["(null, null, null)"]) | sort | join(', ')) ~ ') as noted (model, column_name, kind)'
+    ) -%}
 {%- endmacro %}
 
 {#- DuckDB writes one database per transaction, and dbt may have one open. -#}

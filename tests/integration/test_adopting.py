@@ -160,7 +160,10 @@ def adopted(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 def published(pipeline: Pipeline, sql: str) -> list[tuple[Any, ...]]:
-    file = pipeline.home / "published" / "warehouse.duckdb"
+    return queried(pipeline.home / "published" / "warehouse.duckdb", sql)
+
+
+def queried(file: Path, sql: str) -> list[tuple[Any, ...]]:
     with duckdb.connect(str(file), read_only=True) as connection:
         return connection.execute(sql).fetchall()
 
@@ -171,8 +174,13 @@ def test_the_sales_are_those_of_the_files(adopted: Pipeline) -> None:
 
 
 def test_the_dimensions_are_those_of_the_files(adopted: Pipeline) -> None:
-    users = published(adopted, "select user_id, name, email, phone, age, is_age_imputed from dim_users order by 1")
-    assert users[1:] == [
+    users = "select user_id, name, email, phone, age, is_age_imputed from dim_users order by 1"
+    hidden = published(adopted, users)
+    assert [(user[0], *map(len, user[1:4]), user[4]) for user in hidden[1:]] == [
+        (1, 32, 32, 32, 30),
+        (2, 32, 32, 32, 30),
+    ]
+    assert queried(adopted.home / "marts.duckdb", users)[1:] == [
         (1, "Ada Huber", "ada@example.com", "431111", 30, False),
         (2, "Ben Lang", "ben@example.com", "431222", 30, True),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import resource
 import signal
@@ -75,7 +76,13 @@ def build(
             f" select range as order_line_id, hash(range) as noise, {price}::decimal(18, 4) as amount"
             f" from range({rows});"
             "create or replace table marts.main.dim_users as select 1 as user_id;"
+            "create or replace table marts.main.dim_customers as select range as user_id, 'Ann Lee' as name,"
+            " 'ann' || range % 7 || '@example.com' as email, case when range > 0 then 30 + range end as age"
+            " from range(20);"
             "create schema if not exists marts.ops;"
+            "create or replace table marts.ops.personal_columns as select * from (values ('dim_customers', 'name',"
+            " 'name'), ('dim_customers', 'email', 'email'), ('dim_customers', 'age', 'age'),"
+            " ('dim_users', 'email', 'email')) as noted (model, column_name, kind);"
             "create or replace table marts.ops.unpublished as select 'dim_users' as model;"
             f"create or replace table marts.ops.watermarks as select '{invocation}' as invocation_id"
         )
@@ -100,7 +107,7 @@ def names(file: Path) -> set[str]:
 def test_publishes_the_marts_and_the_version_and_nothing_else(home: Settings) -> None:
     version, is_new = publish(home)
     assert (version.version, is_new, version.load_bound) == (1, True, FIRST_LOAD)
-    assert names(home.published_file) == {"main.fact_orders", "meta.publish_info"}
+    assert names(home.published_file) == {"main.dim_customers", "main.fact_orders", "meta.publish_info"}
     assert prices(home.published_file) == {10}
 
 
@@ -284,6 +291,93 @@ def test_killed_publish_leaves_the_old_version_and_the_next_one_cleans_up(home: 
         "previous.duckdb",
         "warehouse.duckdb",
     }
+
+
+def customers(home: Settings, file: Path | None = None) -> list[tuple]:
+    with duckdb.connect(str(file or home.published_file), read_only=True) as connection:
+        return connection.execute("select user_id, name, email, age from dim_customers order by user_id").fetchall()
+
+
+def holds_plain_data(file: Path) -> bool:
+    """Whether its bytes tell the name or part of an address."""
+    content = file.read_bytes()
+    return b"Ann Lee" in content or b"@example.com" in content
+
+
+def test_personal_data_is_published_as_keyed_hashes_and_ranges(home: Settings) -> None:
+    plain = customers(home, home.marts_file)
+    publish(home)
+    hidden = customers(home)
+    key = home.personal_data_key_file.read_text().encode()
+    assert home.personal_data_key_file.stat().st_mode & 0o777 == 0o600
+    for before, after in zip(plain, hidden, strict=True):
+        assert after[0] == before[0]
+        assert after[1] == hmac.new(key, b"name:Ann Lee", "sha256").hexdigest()[:32]
+        assert after[2] == hmac.new(key, f"email:{before[2]}".encode(), "sha256").hexdigest()[:32]
+        assert after[3] == (None if before[3] is None else before[3] // 10 * 10)
+    # In the bytes of the file too; and what stays the same stays the same, so that joins and counts hold.
+    assert holds_plain_data(home.marts_file) and not holds_plain_data(home.published_file)
+    assert len({row[2] for row in hidden}) == len({row[2] for row in plain}) == 7
+    build(home, "second")
+    publish(home)
+    assert customers(home) == hidden
+
+
+def test_personal_data_is_published_plain_where_that_is_wanted_and_forgotten_when_it_is_not(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA", "plain")
+    assert publish(home)[0].personal_data == "plain"
+    assert customers(home) == customers(home, home.marts_file)
+    assert not home.personal_data_key_file.exists()
+    monkeypatch.delenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA")
+    version, is_new = publish(home)
+    assert (version.version, is_new) == (2, True)
+    # The version before would show it again.
+    for file in home.published_file.parent.iterdir():
+        assert not holds_plain_data(file), file
+    with pytest.raises(UserError, match="no previous version"):
+        restore_previous(home)
+    assert publish(home) == (version, False)
+
+
+def test_another_key_publishes_anew(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAREHOUSE_PERSONAL_DATA_KEY", "a" * 32)
+    publish(home)
+    first = customers(home)
+    monkeypatch.setenv("WAREHOUSE_PERSONAL_DATA_KEY", "b" * 32)
+    assert publish(home)[1] is True
+    assert {row[2] for row in customers(home)}.isdisjoint({row[2] for row in first})
+
+
+@pytest.mark.parametrize(
+    ("amiss", "message"),
+    [
+        ("WAREHOUSE_PUBLISHED_PERSONAL_DATA=no", "is neither hidden nor plain"),
+        ("WAREHOUSE_PERSONAL_DATA_KEY=short-secret", "WAREHOUSE_PERSONAL_DATA_KEY holds no key of 32 characters"),
+        ("empty key file", "personal_data.key holds no key of 32 characters"),
+        ("key file for all", "personal_data.key may be read by others.*chmod 600"),
+        ("key file is a folder", "personal_data.key, is not readable: Is a directory"),
+        ("marts of before", "built by an earlier version of this project"),
+    ],
+)
+def test_what_cannot_be_hidden_is_not_published(
+    home: Settings, monkeypatch: pytest.MonkeyPatch, amiss: str, message: str
+) -> None:
+    if "=" in amiss:
+        monkeypatch.setenv(*amiss.split("="))
+    elif amiss == "marts of before":
+        with duckdb.connect(str(home.marts_file)) as connection:
+            connection.execute("drop table ops.personal_columns")
+    elif amiss == "key file is a folder":
+        home.personal_data_key_file.mkdir(mode=0o700)
+    else:
+        home.personal_data_key_file.write_text("" if amiss == "empty key file" else "k" * 64)
+        home.personal_data_key_file.chmod(0o600 if amiss == "empty key file" else 0o640)
+    with pytest.raises(UserError, match=message) as refused:
+        publish(home)
+    assert "short-secret" not in str(refused.value)
+    assert not home.published_file.exists() and not (home.published_file.parent / ".next.duckdb").exists()
 
 
 def test_full_disk_leaves_the_old_version_and_says_so(home: Settings) -> None:

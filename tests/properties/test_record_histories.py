@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.integration.conftest import TargetHome
@@ -187,6 +187,19 @@ def play(history: list[tuple[list[tuple[str, Any]], bool]], home: TargetHome) ->
     return model
 
 
+#: The table of the first run has no rows, and yet a type that the second one's value does not fit.
+EMPTY_AT_FIRST = [
+    ([("column", ("a", "integer"))], False),
+    (
+        [
+            ("column", ("a", "string")),
+            ("records", [{"id": 1, "region": "eu", "is_deleted": False, "a": "x", "b": None, "c": None}]),
+        ],
+        False,
+    ),
+]
+
+
 @pytest.fixture(scope="module")
 def size(full: bool) -> int:
     return 500 if full else 40
@@ -195,6 +208,7 @@ def size(full: bool) -> int:
 def test_raw_equals_the_model_of_any_history(size, monkeypatch):
     @settings(max_examples=size, deadline=None, derandomize=True, database=None)
     @given(st.lists(run, min_size=1, max_size=4))
+    @example(EMPTY_AT_FIRST)
     def check(history):
         with tempfile.TemporaryDirectory() as folder:
             home = TargetHome(Path(folder) / "home")

@@ -1,0 +1,107 @@
+"""What is published of personal data: keyed hashes and ranges, unless this warehouse is told to publish it plain.
+
+Columns are told by their kind, `meta.pii` in the models' yml, which dbt notes in `ops.personal_columns` of the marts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from dataclasses import dataclass, field
+
+import duckdb
+
+from ingestion.errors import UserError
+from ingestion.settings import Settings
+
+PLAIN = "plain"
+CHOICE, KEY = "WAREHOUSE_PUBLISHED_PERSONAL_DATA", "WAREHOUSE_PERSONAL_DATA_KEY"
+_HIDDEN = "hidden"
+#: Of these kinds a keyed hash is published: equal values stay equal, in every table, and so joins hold.
+_HASHED = ("name", "email", "phone")
+#: In characters.
+_LEAST_KEY_LENGTH = 32
+_HASH_LENGTH = 32
+#: In bytes, of SHA-256.
+_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Disguise:
+    """How personal data is published."""
+
+    _key: bytes = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """What `meta.publish_info` says of it; another key has another name, which does not tell the key."""
+        return (
+            PLAIN if self.is_plain else f"hidden, key {hmac.digest(self._key, b'name of the key', 'sha256').hex()[:8]}"
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is hidden."""
+        return not self._key
+
+    def install(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Make `keyed_hash` known to a connection; the key goes there as a parameter, and stands in no SQL.
+
+        HMAC (RFC 2104) of SHA-256 in DuckDB's own functions: of Python's, millions of values took three times as long.
+        """
+        if self.is_plain:
+            return
+        key = self._key if len(self._key) <= _BLOCK else hashlib.sha256(self._key).digest()
+        for name, pad in (("inner_key", 0x36), ("outer_key", 0x5C)):
+            connection.execute(f"set variable {name} = $1", [bytes(byte ^ pad for byte in key.ljust(_BLOCK, b"\0"))])
+        connection.execute(
+            "create temp macro keyed_hash(kind, plain) as substr(sha256(getvariable('outer_key') ||"
+            f" unhex(sha256(getvariable('inner_key') || encode(kind || ':' || plain)))), 1, {_HASH_LENGTH})"
+        )
+
+    def sql(self, column: str, kind: str) -> str:
+        """The published form of a column that holds personal data of this kind. Null stays null."""
+        if self.is_plain:
+            return column
+        if kind in _HASHED:
+            return f"keyed_hash('{kind}', {column})"
+        return f"{column} // 10 * 10" if kind == "age" else "null"
+
+
+def disguise(home: Settings) -> Disguise:
+    """What the environment asks for; its key is made once, where none is given.
+
+    Raises:
+        UserError: the environment asks for something else, or the key is none, or may be read by others.
+    """
+    choice = os.environ.get(CHOICE) or _HIDDEN
+    if choice == PLAIN:
+        return Disguise(b"")
+    if choice != _HIDDEN:
+        raise UserError(f"{CHOICE} is neither {_HIDDEN} nor {PLAIN}. Set it to one of them, or unset it ({_HIDDEN}).")
+    given = os.environ.get(KEY)
+    key = given or _kept_key(home)
+    if len(key) < _LEAST_KEY_LENGTH:
+        where = KEY if given else home.personal_data_key_file
+        raise UserError(f"{where} holds no key of {_LEAST_KEY_LENGTH} characters or more. Put a longer one there.")
+    return Disguise(key.encode())
+
+
+def _kept_key(home: Settings) -> str:
+    file = home.personal_data_key_file
+    try:
+        if not file.exists():
+            beside = file.with_name(f"{file.name}.{os.getpid()}")
+            beside.unlink(missing_ok=True)
+            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
+                new.write(secrets.token_hex(32))
+                new.flush()
+                os.fsync(new.fileno())
+            beside.replace(file)
+        if file.stat().st_mode & 0o077:
+            raise UserError(f"{file} may be read by others. Make it your own again: chmod 600 {file}")
+        return file.read_text().strip()
+    except OSError as error:
+        raise UserError(f"The key of personal data, {file}, is not readable: {error.strerror}.") from error
