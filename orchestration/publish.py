@@ -312,39 +312,11 @@ def _write(marts_file: Path, beside: Path, version: Published, hidden: Disguise)
     """
     with duckdb.connect() as connection:
         connection.execute(f"set temp_directory = '{quoted(beside.parent / '.tmp')}'; set memory_limit = '1GB'")
+        connection.execute("set threads = 2")
         connection.execute(f"attach '{quoted(marts_file)}' as built (read_only)")
         connection.execute(f"attach '{quoted(beside)}' as published (storage_version 'v1.4.0')")
         hidden.install(connection)
-        try:
-            noted = _rows(connection, "select model, column_name, kind from built.ops.personal_columns")
-        except duckdb.CatalogException as error:
-            raise UserError(f"The marts were {OF_BEFORE}. {BUILD_FIRST}") from error
-        personal = {(model, column): kind for model, column, kind in noted}
-        unpublished = _column(connection, "select model from built.ops.unpublished")
-        connection.execute("copy from database built to published (schema)")
-        for schema in _column(
-            connection, "select schema_name from duckdb_schemas() where database_name = 'published' and not internal"
-        ):
-            if schema != "main":
-                connection.execute(f'drop schema published."{schema}" cascade')
-        for name in _column(
-            connection, "select table_name from duckdb_tables() where database_name = 'published' order by table_name"
-        ):
-            if name in unpublished:
-                connection.execute(f'drop table published.main."{name}"')
-                continue
-            columns = _column(
-                connection,
-                "select column_name from duckdb_columns() where database_name = 'built' and schema_name = 'main'"
-                f" and table_name = '{name}' order by column_index",
-            )
-            shown = [
-                hidden.sql(f'"{column}"', personal[name, column]) if (name, column) in personal else f'"{column}"'
-                for column in columns
-            ]
-            connection.execute(
-                f'insert into published.main."{name}" select {", ".join(shown)} from built.main."{name}"'
-            )
+        _copy_marts(connection, hidden)
         connection.execute("create schema published.meta")
         connection.execute(
             "create table published.meta.publish_info (version bigint, invocation_id text, load_bound bigint,"
@@ -365,6 +337,40 @@ def _write(marts_file: Path, beside: Path, version: Published, hidden: Disguise)
     _check_readable(beside)
     with beside.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def _copy_marts(connection: duckdb.DuckDBPyConnection, hidden: Disguise) -> None:
+    """Write the marts of the database `built` into `published`, with what their builds promise of columns, and hidden."""
+    try:
+        noted = _rows(connection, "select model, column_name, kind from built.ops.personal_columns")
+    except duckdb.CatalogException as error:
+        raise UserError(f"The marts were {OF_BEFORE}. {BUILD_FIRST}") from error
+    # A yml may write a name in another case than the database.
+    personal = {(str(model).lower(), str(column).lower()): kind for model, column, kind in noted}
+    unpublished = _column(connection, "select model from built.ops.unpublished")
+    connection.execute("copy from database built to published (schema)")
+    for schema in _column(
+        connection, "select schema_name from duckdb_schemas() where database_name = 'published' and not internal"
+    ):
+        if schema != "main":
+            connection.execute(f'drop schema published."{schema}" cascade')
+    for name in _column(
+        connection, "select table_name from duckdb_tables() where database_name = 'published' order by table_name"
+    ):
+        if name in unpublished:
+            connection.execute(f'drop table published.main."{name}"')
+            continue
+        columns = _column(
+            connection,
+            "select column_name from duckdb_columns() where database_name = 'built' and schema_name = 'main'"
+            f" and table_name = '{name}' order by column_index",
+        )
+        kinds = [personal.get((name.lower(), column.lower())) for column in columns]
+        shown = [
+            hidden.sql(f'"{column}"', kind) if kind else f'"{column}"'
+            for column, kind in zip(columns, kinds, strict=True)
+        ]
+        connection.execute(f'insert into published.main."{name}" select {", ".join(shown)} from built.main."{name}"')
 
 
 def _forget_plain(home: Settings, hidden: Disguise) -> None:

@@ -81,7 +81,7 @@ def build(
             " from range(20);"
             "create schema if not exists marts.ops;"
             "create or replace table marts.ops.personal_columns as select * from (values ('dim_customers', 'name',"
-            " 'name'), ('dim_customers', 'email', 'email'), ('dim_customers', 'age', 'age'),"
+            " 'name'), ('dim_customers', 'Email', 'email'), ('dim_customers', 'age', 'age'),"
             " ('dim_users', 'email', 'email')) as noted (model, column_name, kind);"
             "create or replace table marts.ops.unpublished as select 'dim_users' as model;"
             f"create or replace table marts.ops.watermarks as select '{invocation}' as invocation_id"
