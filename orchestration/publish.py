@@ -340,7 +340,7 @@ def _write(marts_file: Path, beside: Path, version: Published, hidden: Disguise)
 
 
 def _copy_marts(connection: duckdb.DuckDBPyConnection, hidden: Disguise) -> None:
-    """Write the marts of the database `built` into `published`, with what their builds promise of columns, and hidden."""
+    """Write the marts of the database `built` into the database `published`, personal data hidden."""
     try:
         noted = _rows(connection, "select model, column_name, kind from built.ops.personal_columns")
     except duckdb.CatalogException as error:
