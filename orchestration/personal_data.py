@@ -9,7 +9,9 @@ import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import duckdb
 
@@ -67,7 +69,7 @@ class Disguise:
             return column
         if kind in _HASHED:
             return f"keyed_hash('{kind}', {column})"
-        return f"{column} // 10 * 10" if kind == "age" else "null"
+        return f"floor({column} / 10) * 10" if kind == "age" else "null"
 
 
 def disguise(home: Settings) -> Disguise:
@@ -81,27 +83,30 @@ def disguise(home: Settings) -> Disguise:
         return Disguise(b"")
     if choice != _HIDDEN:
         raise UserError(f"{CHOICE} is neither {_HIDDEN} nor {PLAIN}. Set it to one of them, or unset it ({_HIDDEN}).")
-    given = os.environ.get(KEY)
-    key = given or _kept_key(home)
+    given = os.environb.get(KEY.encode())
+    key = (given or _kept_key(home)).strip()
     if len(key) < _LEAST_KEY_LENGTH:
         where = KEY if given else home.personal_data_key_file
         raise UserError(f"{where} holds no key of {_LEAST_KEY_LENGTH} characters or more. Put a longer one there.")
-    return Disguise(key.encode())
+    return Disguise(key)
 
 
-def _kept_key(home: Settings) -> str:
+def _kept_key(home: Settings) -> bytes:
     file = home.personal_data_key_file
     try:
         if not file.exists():
-            beside = file.with_name(f"{file.name}.{os.getpid()}")
-            beside.unlink(missing_ok=True)
-            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
-                new.write(secrets.token_hex(32))
-                new.flush()
-                os.fsync(new.fileno())
-            beside.replace(file)
+            _make_key(file)
         if file.stat().st_mode & 0o077:
             raise UserError(f"{file} may be read by others. Make it your own again: chmod 600 {file}")
-        return file.read_text().strip()
+        return file.read_bytes()
     except OSError as error:
-        raise UserError(f"The key of personal data, {file}, is not readable: {error.strerror}.") from error
+        raise UserError(f"The key of personal data, {file}, can be neither read nor made: {error.strerror}.") from error
+
+
+def _make_key(file: Path) -> None:
+    """A key that nobody else may read, whole or not there at all."""
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}-") as new:
+        new.write(secrets.token_hex(32).encode())
+        new.flush()
+        os.fsync(new.fileno())
+        os.link(new.name, file)

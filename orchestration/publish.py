@@ -26,7 +26,7 @@ import duckdb
 from ingestion import settings
 from ingestion.errors import UserError
 from ingestion.settings import Settings
-from orchestration.personal_data import PLAIN, Disguise, disguise
+from orchestration.personal_data import CHOICE, PLAIN, Disguise, disguise
 
 OF_BEFORE = "built by an earlier version of this project"
 BUILD_FIRST = "Run `dbt build` (complete, without --select), then publish again."
@@ -95,11 +95,12 @@ def _publish(home: Settings) -> tuple[Published, bool]:
     beside = folder / ".next.duckdb"
     with _alone(folder), _unwritten(home) as connection:
         _remove(beside)  # what a killed publish left
-        build = audited_build(connection, home.shop)
         hidden = disguise(home)
         current = published_version(home.published_file)
+        if current and current.personal_data == hidden.name:
+            _forget_other_forms(home, hidden)  # what a killed publish left
+        build = audited_build(connection, home.shop)
         if current and (current.invocation_id, current.personal_data) == (build.invocation_id, hidden.name):
-            _forget_plain(home, hidden)
             return current, False
         # The previous version is the newer one after it was brought back.
         newest = (
@@ -109,7 +110,7 @@ def _publish(home: Settings) -> tuple[Published, bool]:
         try:
             _write(home.marts_file, beside, new, hidden)
             _swap(beside, home.published_file)
-            _forget_plain(home, hidden)
+            _forget_other_forms(home, hidden)
         except OSError as error:
             raise _disk_error(error, folder) from error
         except duckdb.Error as error:
@@ -140,13 +141,20 @@ def restore_previous(home: Settings) -> Published:
 def _restore_previous(home: Settings) -> Published:
     current, previous = home.published_file, _previous(home)
     with _alone(current.parent):
-        _forget_plain(home, disguise(home))
-        if not previous.exists():
+        hidden = disguise(home)
+        version = published_version(previous)
+        if version is None:
             raise UserError(f"There is no previous version in {current.parent}. {UNCHANGED}")
+        if version.personal_data != hidden.name and not hidden.is_plain:
+            raise UserError(
+                f"The previous version has personal data {version.personal_data}, not {hidden.name}."
+                f" To bring it back all the same, set {CHOICE}={PLAIN}. {UNCHANGED}"
+            )
         beside = current.parent / ".next.duckdb"
         _remove(beside)
         os.link(previous, beside)
         _swap(beside, current)
+        _forget_other_forms(home, hidden)
         restored = published_version(current)
     if restored is None:
         raise UserError(f"{current} holds no version. Publish again with `warehouse-publish`.")
@@ -234,7 +242,8 @@ def opened(file: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     except duckdb.IOException as error:
         if "lock" not in str(error):
             raise
-        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".reading-") as folder:
+        # Not among what is published: a killed process leaves its copy.
+        with tempfile.TemporaryDirectory(dir=file.parent.parent, prefix=".reading-") as folder:
             copy = Path(folder) / file.name
             shutil.copyfile(file, copy)
             with duckdb.connect(str(copy), read_only=True) as connection:
@@ -249,7 +258,11 @@ def _alone(folder: Path) -> Iterator[None]:
     """Hold the lock of this folder; it ends with the process, however that ends."""
     if not folder.is_dir():
         raise UserError(f"Nothing is published in {folder} yet. {BUILD_FIRST}")
-    with (folder / ".lock").open("w") as lock:
+    try:
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise _disk_error(error, folder) from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -311,7 +324,7 @@ def _write(marts_file: Path, beside: Path, version: Published, hidden: Disguise)
     Rows are written anew and not hidden in a copy of the file, where what was there before would still be found.
     """
     with duckdb.connect() as connection:
-        connection.execute(f"set temp_directory = '{quoted(beside.parent / '.tmp')}'; set memory_limit = '1GB'")
+        connection.execute(f"set temp_directory = '{quoted(marts_file.parent / 'tmp')}'; set memory_limit = '1GB'")
         connection.execute("set threads = 2")
         connection.execute(f"attach '{quoted(marts_file)}' as built (read_only)")
         connection.execute(f"attach '{quoted(beside)}' as published (storage_version 'v1.4.0')")
@@ -342,6 +355,7 @@ def _write(marts_file: Path, beside: Path, version: Published, hidden: Disguise)
 def _copy_marts(connection: duckdb.DuckDBPyConnection, hidden: Disguise) -> None:
     """Write the marts of the database `built` into the database `published`, personal data hidden."""
     try:
+        models = set(_column(connection, "select lower(model) from built.ops.models"))
         noted = _rows(connection, "select model, column_name, kind from built.ops.personal_columns")
     except duckdb.CatalogException as error:
         raise UserError(f"The marts were {OF_BEFORE}. {BUILD_FIRST}") from error
@@ -357,7 +371,8 @@ def _copy_marts(connection: duckdb.DuckDBPyConnection, hidden: Disguise) -> None
     for name in _column(
         connection, "select table_name from duckdb_tables() where database_name = 'published' order by table_name"
     ):
-        if name in unpublished:
+        # A table that is no model any more is nobody's to say what of it is personal.
+        if name in unpublished or name.lower() not in models:
             connection.execute(f'drop table published.main."{name}"')
             continue
         columns = _column(
@@ -373,10 +388,10 @@ def _copy_marts(connection: duckdb.DuckDBPyConnection, hidden: Disguise) -> None
         connection.execute(f'insert into published.main."{name}" select {", ".join(shown)} from built.main."{name}"')
 
 
-def _forget_plain(home: Settings, hidden: Disguise) -> None:
-    """Remove a previous version that shows what is to be hidden."""
+def _forget_other_forms(home: Settings, hidden: Disguise) -> None:
+    """Remove a previous version that shows what is to be hidden, or hides it by a key of before."""
     previous = published_version(_previous(home))
-    if previous and previous.personal_data == PLAIN and not hidden.is_plain:
+    if previous and previous.personal_data != hidden.name and not hidden.is_plain:
         _remove(_previous(home))
 
 
@@ -406,6 +421,8 @@ def _swap(beside: Path, published: Path) -> None:
         _remove(kept)
         os.link(published, kept)
         kept.replace(published.parent / "previous.duckdb")
+    # What a reader with leave to write left there is of the old file, and no reader could open the new one with it.
+    wal(published).unlink(missing_ok=True)
     beside.replace(published)
     folder = os.open(published.parent, os.O_RDONLY)
     try:

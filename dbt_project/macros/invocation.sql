@@ -120,7 +120,7 @@
         ) -%}
         {%- do run_query("alter table " ~ database ~ ".ops.watermarks add column if not exists invocation_id varchar") -%}
         {%- do run_query("create table if not exists " ~ database ~ ".ops.unpublished (model varchar)") -%}
-        {%- do note_personal_columns(database) -%}
+        {%- do note_models(database) -%}
     {%- endfor -%}
     {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.config.meta.get('entities') -%}
         {%- do commit_now() -%}
@@ -134,17 +134,22 @@
     {%- do commit_now() -%}
 {%- endmacro %}
 
-{#- The columns of a database's models that hold personal data, for publish to hide. -#}
-{% macro note_personal_columns(database) -%}
+{#- A database's models, and their columns that hold personal data: what publish takes, and hides. -#}
+{% macro note_models(database) -%}
+    {%- set models = [] -%}
     {%- set found = [] -%}
     {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.database == database -%}
+        {%- do models.append("('" ~ node.alias ~ "')") -%}
         {%- for column in node.columns.values() if column.meta.get('pii') -%}
             {%- do found.append("('" ~ node.alias ~ "', '" ~ column.name ~ "', '" ~ column.meta.pii ~ "')") -%}
         {%- endfor -%}
     {%- endfor -%}
-    {%- set table = database ~ '.ops.personal_columns' -%}
     {%- do run_query(
-        'create or replace table ' ~ table ~ ' as select * from (values '
+        'create or replace table ' ~ database ~ '.ops.models as select * from (values '
+        ~ ((models or ['(null)']) | sort | join(', ')) ~ ') as noted (model)'
+    ) -%}
+    {%- do run_query(
+        'create or replace table ' ~ database ~ '.ops.personal_columns as select * from (values '
         ~ ((found or ["(null, null, null)"]) | sort | join(', ')) ~ ') as noted (model, column_name, kind)'
     ) -%}
 {%- endmacro %}

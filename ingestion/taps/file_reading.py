@@ -326,7 +326,9 @@ def _csv_sql(
     types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in header)
     # In a file of one column DuckDB makes a null of a blank line, which is no record.
     # The sift ends records with \n; left to itself, DuckDB may take a \r inside quotes for the line end.
-    new_line = ", new_line = '\\n'" if numbered else ""
+    # Nor does it always find where a record begins that a part of the file, read by a thread of its own, cuts in two:
+    # quoted texts with line ends and quotes deceive it. The first reading then fails; this one is not in parts.
+    new_line = ", new_line = '\\n', parallel = false" if numbered else ""
     where = f" where {identifier(header[0])} is not null" if len(header) == 1 else ""
     # Room for the record's number that the sift puts before it.
     line_size = max_line_bytes + 32

@@ -80,6 +80,9 @@ def build(
             " 'ann' || range % 7 || '@example.com' as email, case when range > 0 then 30 + range end as age"
             " from range(20);"
             "create schema if not exists marts.ops;"
+            "create or replace table marts.ops.models as select * from (values ('fact_orders'), ('dim_users'),"
+            " ('dim_customers')) as noted (model);"
+            "create or replace table marts.main.old_customers as from marts.main.dim_customers;"
             "create or replace table marts.ops.personal_columns as select * from (values ('dim_customers', 'name',"
             " 'name'), ('dim_customers', 'Email', 'email'), ('dim_customers', 'age', 'age'),"
             " ('dim_users', 'email', 'email')) as noted (model, column_name, kind);"
@@ -341,6 +344,75 @@ def test_personal_data_is_published_plain_where_that_is_wanted_and_forgotten_whe
     assert publish(home) == (version, False)
 
 
+def test_the_previous_version_comes_back_in_the_form_that_is_asked_for_or_not_at_all(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(home)
+    monkeypatch.setenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA", "plain")
+    build(home, "second", price=20)
+    publish(home)
+    monkeypatch.delenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA")
+    # The plain one that it replaces does not become the previous one.
+    assert restore_previous(home).version == 1
+    assert not any(holds_plain_data(file) for file in home.published_file.parent.iterdir())
+
+    monkeypatch.setenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA", "plain")
+    build(home, "third", price=30)
+    publish(home)
+    build(home, "fourth", price=40)
+    publish(home)
+    monkeypatch.delenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA")
+    with pytest.raises(
+        UserError, match=r"has personal data plain, not hidden.*set WAREHOUSE_PUBLISHED_PERSONAL_DATA=plain"
+    ):
+        restore_previous(home)
+    assert prices(home.published_file.parent / "previous.duckdb") == {30}
+    monkeypatch.setenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA", "plain")
+    restore_previous(home)
+    assert prices(home.published_file) == {30}
+
+
+def test_what_a_killed_publish_left_of_the_previous_version_goes_even_if_the_next_is_refused(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA", "plain")
+    publish(home)
+    plain = home.published_file.read_bytes()
+    monkeypatch.delenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA")
+    publish(home)
+    (home.published_file.parent / "previous.duckdb").write_bytes(plain)
+    build(home, "failed", status="failed")
+    with pytest.raises(UserError, match="failed"):
+        publish(home)
+    assert not any(holds_plain_data(file) for file in home.published_file.parent.iterdir())
+
+
+def test_what_a_reader_wrote_into_the_published_file_goes_with_it(home: Settings) -> None:
+    publish(home)
+    script = (
+        f"import duckdb, os; con = duckdb.connect({str(home.published_file)!r});"
+        "con.execute('create table mine as from dim_customers'); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert home.published_file.with_name("warehouse.duckdb.wal").exists()
+    build(home, "second", price=20)
+    publish(home)
+    assert prices(home.published_file) == {20}
+    assert "main.mine" not in names(home.published_file)
+
+
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_a_key_may_be_any_bytes(home: Settings, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    key = b"\xe9\xff" * 40
+    if place == "file":
+        home.personal_data_key_file.write_bytes(key + b"\n")
+        home.personal_data_key_file.chmod(0o600)
+    else:
+        monkeypatch.setitem(os.environb, b"WAREHOUSE_PERSONAL_DATA_KEY", key)
+    publish(home)
+    assert customers(home)[0][1] == hmac.new(key, b"name:Ann Lee", "sha256").hexdigest()[:32]
+
+
 def test_another_key_publishes_anew(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WAREHOUSE_PERSONAL_DATA_KEY", "a" * 32)
     publish(home)
@@ -348,6 +420,9 @@ def test_another_key_publishes_anew(home: Settings, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("WAREHOUSE_PERSONAL_DATA_KEY", "b" * 32)
     assert publish(home)[1] is True
     assert {row[2] for row in customers(home)}.isdisjoint({row[2] for row in first})
+    # Who knows the old key could tell from the version before.
+    with pytest.raises(UserError, match="no previous version"):
+        restore_previous(home)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +432,7 @@ def test_another_key_publishes_anew(home: Settings, monkeypatch: pytest.MonkeyPa
         ("WAREHOUSE_PERSONAL_DATA_KEY=short-secret", "WAREHOUSE_PERSONAL_DATA_KEY holds no key of 32 characters"),
         ("empty key file", "personal_data.key holds no key of 32 characters"),
         ("key file for all", "personal_data.key may be read by others.*chmod 600"),
-        ("key file is a folder", "personal_data.key, is not readable: Is a directory"),
+        ("key file is a folder", "personal_data.key, can be neither read nor made: Is a directory"),
         ("marts of before", "built by an earlier version of this project"),
     ],
 )
