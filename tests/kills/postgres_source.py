@@ -254,10 +254,13 @@ class PostgresSource:
         rows = con.execute(
             f"select {key}, _sdc_operation, n, _sdc_load_id from raw_shop.{table} order by _sdc_load_id, _sdc_sequence"
         ).fetchall()
-        # The table may have been empty then.
+        # The table may have been empty then. A reading that was killed between two of its batches is completed by
+        # another one, which compares: what came between them is in raw as its result.
         snapshot, lsn = con.execute(
-            "select load_id, origin ->> '$.position.lsn' from ops.loads where source = 'shop' and stream = $stream"
-            " and (origin ->> '$.appended')::boolean order by load_id desc limit 1",
+            "with loads as (from ops.loads where source = 'shop' and stream = $stream)"
+            " select load_id, origin ->> '$.position.lsn' from loads where (origin ->> '$.position.complete')::boolean"
+            " and load_id >= (select max(load_id) from loads where (origin ->> '$.appended')::boolean)"
+            " order by load_id limit 1",
             {"stream": table},
         ).fetchall()[0]
         start = int(lsn.split("/")[0], 16) << 32 | int(lsn.split("/")[1], 16)
