@@ -171,19 +171,15 @@ def published_version(file: Path) -> Published | None:
         return None
     try:
         with opened(file) as connection:
-            # A version of before has no column for the form of personal data, which then was plain.
-            has_form = connection.execute(
-                "select 1 from duckdb_columns() where table_name = 'publish_info' and column_name = 'personal_data'"
-            ).fetchall()
-            rows = connection.execute(
-                f"select version, invocation_id, load_bound, shop, {'personal_data' if has_form else repr(PLAIN)}"
-                " from meta.publish_info"
-            ).fetchall()
+            found = connection.execute("select * exclude (published_at) from meta.publish_info")
+            names = [column[0] for column in found.description]
+            rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
     except duckdb.Error as error:
         raise UserError(
             f"{file} is not a published version ({str(error).splitlines()[0]}). Move it away, then publish again."
         ) from error
-    return Published(*rows[0]) if rows else None
+    # A version of before does not say in which form personal data is, which then was plain.
+    return Published(**({"personal_data": PLAIN} | rows[0])) if rows else None
 
 
 def _note(home: Settings, action: str | None, reason: str | None = None) -> None:
@@ -355,13 +351,14 @@ def _write(marts_file: Path, beside: Path, version: Published, hidden: Disguise)
 def _copy_marts(connection: duckdb.DuckDBPyConnection, hidden: Disguise) -> None:
     """Write the marts of the database `built` into the database `published`, personal data hidden."""
     try:
-        models = set(_column(connection, "select lower(model) from built.ops.models"))
-        noted = _rows(connection, "select model, column_name, kind from built.ops.personal_columns")
+        models = _column(connection, "select lower(model) from built.ops.models")
+        # A yml may write a name in another case than the database.
+        noted = connection.execute(
+            "select lower(model), lower(column_name), kind from built.ops.personal_columns"
+        ).fetchall()
     except duckdb.CatalogException as error:
         raise UserError(f"The marts were {OF_BEFORE}. {BUILD_FIRST}") from error
-    # A yml may write a name in another case than the database.
-    personal = {(str(model).lower(), str(column).lower()): kind for model, column, kind in noted}
-    unpublished = _column(connection, "select model from built.ops.unpublished")
+    personal = {(model, column): kind for model, column, kind in noted}
     connection.execute("copy from database built to published (schema)")
     for schema in _column(
         connection, "select schema_name from duckdb_schemas() where database_name = 'published' and not internal"
@@ -371,8 +368,8 @@ def _copy_marts(connection: duckdb.DuckDBPyConnection, hidden: Disguise) -> None
     for name in _column(
         connection, "select table_name from duckdb_tables() where database_name = 'published' order by table_name"
     ):
-        # A table that is no model any more is nobody's to say what of it is personal.
-        if name in unpublished or name.lower() not in models:
+        # One that this shop cannot have, or that is no model any more, so that nobody says what of it is personal.
+        if name.lower() not in models:
             connection.execute(f'drop table published.main."{name}"')
             continue
         columns = _column(
@@ -451,12 +448,8 @@ def wal(file: Path) -> Path:
     return file.with_name(file.name + ".wal")
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[tuple]:
-    return connection.execute(query).fetchall()
-
-
 def _column(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
-    return [row[0] for row in _rows(connection, query)]
+    return [row[0] for row in connection.execute(query).fetchall()]
 
 
 def quoted(path: Path) -> str:

@@ -119,27 +119,20 @@
             ~ "(model varchar, load_id bigint, logic_hash varchar, invocation_id varchar)"
         ) -%}
         {%- do run_query("alter table " ~ database ~ ".ops.watermarks add column if not exists invocation_id varchar") -%}
-        {%- do run_query("create table if not exists " ~ database ~ ".ops.unpublished (model varchar)") -%}
         {%- do note_models(database) -%}
-    {%- endfor -%}
-    {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.config.meta.get('entities') -%}
-        {%- do commit_now() -%}
-        {%- set absent = node.config.meta.entities | reject('in', shop_setting('entities')) | list -%}
-        {%- set unpublished = node.database ~ ".ops.unpublished" -%}
-        {%- do run_query("delete from " ~ unpublished ~ " where model = '" ~ node.alias ~ "'") -%}
-        {%- if absent -%}
-            {%- do run_query("insert into " ~ unpublished ~ " values ('" ~ node.alias ~ "')") -%}
-        {%- endif -%}
     {%- endfor -%}
     {%- do commit_now() -%}
 {%- endmacro %}
 
-{#- A database's models, and their columns that hold personal data: what publish takes, and hides. -#}
+{#- The models of a database that this shop can have (`meta.entities`), and their columns that hold personal data: what publish
+    takes, and hides. -#}
 {% macro note_models(database) -%}
     {%- set models = [] -%}
     {%- set found = [] -%}
     {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.database == database -%}
-        {%- do models.append("('" ~ node.alias ~ "')") -%}
+        {%- if not node.config.meta.get('entities', []) | reject('in', shop_setting('entities')) | list -%}
+            {%- do models.append("('" ~ node.alias ~ "')") -%}
+        {%- endif -%}
         {%- for column in node.columns.values() if column.meta.get('pii') -%}
             {%- do found.append("('" ~ node.alias ~ "', '" ~ column.name ~ "', '" ~ column.meta.pii ~ "')") -%}
         {%- endfor -%}

@@ -19,7 +19,7 @@ import pytest
 
 from ingestion.errors import UserError
 from ingestion.settings import Settings
-from orchestration.publish import publish, restore_previous
+from orchestration.publish import publish, published_version, restore_previous
 
 FIRST_LOAD, SECOND_LOAD = 1_000, 2_000
 
@@ -80,13 +80,12 @@ def build(
             " 'ann' || range % 7 || '@example.com' as email, case when range > 0 then 30 + range end as age"
             " from range(20);"
             "create schema if not exists marts.ops;"
-            "create or replace table marts.ops.models as select * from (values ('fact_orders'), ('dim_users'),"
-            " ('dim_customers')) as noted (model);"
+            "create or replace table marts.ops.models as select * from (values ('fact_orders'), ('dim_customers'))"
+            " as noted (model);"
             "create or replace table marts.main.old_customers as from marts.main.dim_customers;"
             "create or replace table marts.ops.personal_columns as select * from (values ('dim_customers', 'name',"
             " 'name'), ('dim_customers', 'Email', 'email'), ('dim_customers', 'age', 'age'),"
             " ('dim_users', 'email', 'email')) as noted (model, column_name, kind);"
-            "create or replace table marts.ops.unpublished as select 'dim_users' as model;"
             f"create or replace table marts.ops.watermarks as select '{invocation}' as invocation_id"
         )
 
@@ -399,6 +398,48 @@ def test_what_a_reader_wrote_into_the_published_file_goes_with_it(home: Settings
     publish(home)
     assert prices(home.published_file) == {20}
     assert "main.mine" not in names(home.published_file)
+
+
+def test_a_version_of_before_that_does_not_say_its_form_counts_as_plain(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA", "plain")
+    publish(home)
+    with duckdb.connect(str(home.published_file)) as connection:
+        connection.execute("alter table meta.publish_info drop column personal_data")
+    version = published_version(home.published_file)
+    assert version and version.personal_data == "plain"
+    assert publish(home) == (version, False)
+
+
+def test_a_copy_that_a_killed_publish_read_is_not_among_what_is_published(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA", "plain")
+    publish(home)
+    script = (
+        "import os, shutil; from pathlib import Path; from orchestration import publish; copy = shutil.copyfile\n"
+        "def killed(*files): copy(*files); os._exit(9)\n"
+        f"shutil.copyfile = killed; publish.published_version(Path({str(home.published_file)!r}))"
+    )
+    # Somebody has it open to write, so that publish reads a copy.
+    with duckdb.connect(str(home.published_file)):
+        assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+    monkeypatch.delenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA")
+    publish(home)
+    left = [file for file in home.published_file.parent.rglob("*") if file.is_file()]
+    assert left and not any(holds_plain_data(file) for file in left)
+
+
+def test_a_folder_that_cannot_be_written_is_a_clear_refusal(home: Settings) -> None:
+    publish(home)
+    build(home, "second", price=20)
+    lock = home.published_file.parent / ".lock"
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(UserError, match=r"The marts could not be written to .*published: .*Is a directory"):
+        publish(home)
+    assert prices(home.published_file) == {10}
 
 
 @pytest.mark.parametrize("place", ["environment", "file"])

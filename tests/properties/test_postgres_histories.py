@@ -324,10 +324,24 @@ class Extraction:
         for row in self.versions():
             regions.setdefault(str(row["id"]), set()).update({row["region"]} - {None})
         # And what is deleted after its version went to quarantine was deleted before.
-        wanted = {key: once(versions) for key, versions in expected.items()}
+        missing = {key for key, _ in quarantined}
+        wanted = {key: once(versions) if key in missing else versions for key, versions in expected.items()}
         assert {key: once(versions) for key, versions in found.items()} == wanted
+        self.check_deletes(missing)
         for key, versions in found.items():
             assert len(versions) - len(expected[key]) <= key_changes * len(regions[key])
+
+    def check_deletes(self, missing: set[str]) -> None:
+        """Each delete is of what raw has, by the key that it names; what is in quarantine raw may lack."""
+        held: dict[tuple[Any, ...], bool] = {}
+        for row in self.versions():
+            by_id, by_both = (row["id"],), (row["id"], row["region"])
+            if row["_sdc_operation"] == "upsert":
+                held[by_id] = held[by_both] = True
+                continue
+            named = by_id if row["region"] is None else by_both
+            assert held.get(named) or str(row["id"]) in missing, f"{named} is deleted and not there"
+            held[by_id] = held[named] = False
 
 
 def once(versions: list[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
