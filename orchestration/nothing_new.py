@@ -20,7 +20,8 @@ import yaml
 
 from ingestion.errors import UserError
 from ingestion.settings import PROJECT_ROOT, Settings
-from orchestration.publish import Published, audited_build, published_version, quoted, wal
+from orchestration.audit import Published, audited_build
+from orchestration.publish import published_version, quoted, wal
 
 VARIABLE = "WAREHOUSE_INPUTS_HASH"
 """Through which dbt is told, to write it into `ops.builds` (macros/invocation.sql)."""
@@ -82,7 +83,7 @@ def published_as_it_is(home: Settings, wanted: str) -> tuple[Published, datetime
         if not _is_untouched(home):
             return None
         with duckdb.connect(str(home.warehouse_file), read_only=True) as connection:
-            build = audited_build(connection, home.shop)
+            build = audited_build(lambda query: connection.execute(query).fetchall(), home.shop)
             connection.execute(f"attach '{quoted(home.marts_file)}' as marts (read_only)")
             of_marts = connection.execute(
                 "select 1 from marts.ops.watermarks where invocation_id = ?", [build.invocation_id]

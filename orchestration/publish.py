@@ -2,7 +2,8 @@
 
 The marts that dbt built are written beside the published file, without dbt's bookkeeping and with personal data hidden,
 read once, and renamed into place. A reader keeps the version that it has open and sees the new one when it connects
-again. What was published, brought back or refused is noted in `ops.publishes`.
+again. Versions of before are files of their own beside it. What was published, brought back or refused is noted in
+`ops.publishes`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,11 +26,18 @@ import duckdb
 from ingestion import settings
 from ingestion.errors import UserError
 from ingestion.settings import Settings
+from orchestration.audit import (
+    BUILD_FIRST,
+    OF_BEFORE,
+    UNCHANGED,
+    Published,
+    audited_build,
+    chosen,
+    outdated,
+    versions_kept,
+)
 from orchestration.personal_data import CHOICE, PLAIN, Disguise, disguise
 
-OF_BEFORE = "built by an earlier version of this project"
-BUILD_FIRST = "Run `dbt build` (complete, without --select), then publish again."
-UNCHANGED = "What is published stays as it was."
 _PUBLISHES = """
 create schema if not exists ops;
 create table if not exists ops.publishes (
@@ -40,32 +47,6 @@ create table if not exists ops.publishes (
 """
 _MESSAGE_LENGTH = 500
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@dataclass(frozen=True)
-class Build:
-    """The dbt invocation that last changed the marts: a row of `ops.builds`."""
-
-    invocation_id: str
-    command: str
-    is_complete: bool
-    status: str
-    load_bound: int
-    shop: str
-    failures: int | None
-    started_at: datetime
-    loads: int | None
-
-
-@dataclass(frozen=True)
-class Published:
-    """One published version."""
-
-    version: int
-    invocation_id: str
-    load_bound: int
-    shop: str
-    personal_data: str
 
 
 def publish(home: Settings) -> tuple[Published, bool]:
@@ -95,22 +76,26 @@ def _publish(home: Settings) -> tuple[Published, bool]:
     beside = folder / ".next.duckdb"
     with _alone(folder), _unwritten(home) as connection:
         _remove(beside)  # what a killed publish left
-        hidden = disguise(home)
-        current = published_version(home.published_file)
+        _remove(folder / "previous.duckdb")  # the one version of before that this project kept until it kept several
+        hidden, staying = disguise(home), versions_kept() - 1
+        current, kept = published_version(home.published_file), _kept(home)
         if current and current.personal_data == hidden.name:
-            _forget_other_forms(home, hidden)  # what a killed publish left
-        build = audited_build(connection, home.shop)
+            _forget_other_forms(kept, hidden)  # what a killed publish left
+        build = audited_build(lambda query: connection.execute(query).fetchall(), home.shop)
         if current and (current.invocation_id, current.personal_data) == (build.invocation_id, hidden.name):
             return current, False
-        # The previous version is the newer one after it was brought back.
-        newest = (
-            max(known.version for known in (current, published_version(_previous(home))) if known) if current else 0
-        )
+        seen = [version.version for version in (current, *kept) if version]
+        newest = max([0, _newest_noted(connection), *seen])
         new = Published(newest + 1, build.invocation_id, build.load_bound, build.shop, hidden.name)
         try:
             _write(home.marts_file, beside, new, hidden)
+            _keep(home, current)
+            # Before it is published: what stood in the middle of this must never be the version before it.
+            form = None if hidden.is_plain else hidden.name
+            kept = _kept(home)
+            for version in outdated(list(kept), current.version if current else newest, staying, form):
+                _remove(kept[version])
             _swap(beside, home.published_file)
-            _forget_other_forms(home, hidden)
         except OSError as error:
             raise _disk_error(error, folder) from error
         except duckdb.Error as error:
@@ -123,14 +108,16 @@ def _publish(home: Settings) -> tuple[Published, bool]:
     return new, True
 
 
-def restore_previous(home: Settings) -> Published:
-    """Bring back the version before the published one, and keep that one as the previous: twice is no change.
+def bring_back(home: Settings, number: int | None = None) -> Published:
+    """Publish a kept version again: the one of this number, or else the one before the published one.
+
+    Newer ones stay until the next publish.
 
     Raises:
         UserError: there is none, or it shows personal data that is to be hidden.
     """
     try:
-        restored = _restore_previous(home)
+        restored = _bring_back(home, number)
     except UserError as refusal:
         _note(home, "refused", reason=str(refusal))
         raise
@@ -138,27 +125,39 @@ def restore_previous(home: Settings) -> Published:
     return restored
 
 
-def _restore_previous(home: Settings) -> Published:
-    current, previous = home.published_file, _previous(home)
-    with _alone(current.parent):
+def _bring_back(home: Settings, number: int | None) -> Published:
+    folder = home.published_file.parent
+    with _alone(folder):
         hidden = disguise(home)
-        version = published_version(previous)
-        if version is None:
-            raise UserError(f"There is no previous version in {current.parent}. {UNCHANGED}")
+        current, kept = published_version(home.published_file), _kept(home)
+        others = {version: file for version, file in kept.items() if not current or version.version != current.version}
+        version = chosen(current, list(others), number, str(folder))
         if version.personal_data != hidden.name and not hidden.is_plain:
             raise UserError(
-                f"The previous version has personal data {version.personal_data}, not {hidden.name}."
+                f"Version {version.version} has personal data {version.personal_data}, not {hidden.name}."
                 f" To bring it back all the same, set {CHOICE}={PLAIN}. {UNCHANGED}"
             )
-        beside = current.parent / ".next.duckdb"
-        _remove(beside)
-        os.link(previous, beside)
-        _swap(beside, current)
-        _forget_other_forms(home, hidden)
-        restored = published_version(current)
-    if restored is None:
-        raise UserError(f"{current} holds no version. Publish again with `warehouse-publish`.")
-    return restored
+        beside = folder / ".next.duckdb"
+        try:
+            _remove(beside)
+            os.link(kept[version], beside)
+            _keep(home, current)
+            _swap(beside, home.published_file)
+            _forget_other_forms(_kept(home), hidden)
+        except OSError as error:
+            raise _disk_error(error, folder) from error
+    return version
+
+
+def version_before(home: Settings) -> Path | None:
+    """The file of the kept version before the published one, if any."""
+    current = published_version(home.published_file)
+    before = (
+        {version.version: file for version, file in _kept(home).items() if version.version < current.version}
+        if current
+        else {}
+    )
+    return before[max(before)] if before else None
 
 
 def published_version(file: Path) -> Published | None:
@@ -215,6 +214,13 @@ def _note(home: Settings, action: str | None, reason: str | None = None) -> None
             print(f"warehouse-publish: not noted in ops.publishes yet, the next publish does: {line}", file=sys.stderr)
 
 
+def _newest_noted(connection: duckdb.DuckDBPyConnection) -> int:
+    """The highest number that BI has seen, as far as it was noted: of a version that is gone no file tells."""
+    if not connection.execute("from duckdb_tables() where schema_name = 'ops' and table_name = 'publishes'").fetchall():
+        return 0
+    return connection.execute("select coalesce(max(version), 0) from ops.publishes").fetchall()[0][0]
+
+
 def _note_published(connection: duckdb.DuckDBPyConnection, file: Path, run_id: str | None) -> None:
     """Note the published version, unless that was done."""
     with opened(file) as published:
@@ -222,7 +228,6 @@ def _note_published(connection: duckdb.DuckDBPyConnection, file: Path, run_id: s
             "select version, invocation_id, 'publish', published_at, load_bound, null from meta.publish_info"
         ).fetchall()
     for row in rows:
-        # Numbers begin anew where the published files were removed.
         known = connection.execute(
             "select 1 from ops.publishes where version = ? and invocation_id = ?", [row[0], row[1]]
         ).fetchall()
@@ -279,39 +284,6 @@ def _unwritten(home: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
         except duckdb.IOException as error:
             raise UserError(f"{home.marts_file} is in use by a build. {UNCHANGED} ({error})") from error
         yield connection
-
-
-def audited_build(connection: duckdb.DuckDBPyConnection, shop: str) -> Build:
-    """The last build. Raises UserError unless it is complete, passed, of this shop, and nothing was loaded after it."""
-    try:
-        row = connection.execute(
-            "select invocation_id, command, is_complete, status, load_bound, shop, failures, started_at, loads "
-            "from ops.builds "
-            "order by build_number desc nulls last, started_at desc limit 1"
-        ).fetchone()
-    except duckdb.CatalogException as error:
-        raise UserError(f"The marts were never built. {BUILD_FIRST}") from error
-    except duckdb.BinderException as error:  # A column is not there yet.
-        raise UserError(f"The marts were {OF_BEFORE}. {BUILD_FIRST}") from error
-    if row is None:
-        raise UserError(f"The marts were never built. {BUILD_FIRST}")
-    build = Build(*row)
-    if build.loads is None:
-        raise UserError(f"The marts were {OF_BEFORE}. {BUILD_FIRST}")
-    if build.shop != shop:
-        raise UserError(f"The marts are of the shop {build.shop}, not of {shop}. Set WAREHOUSE_SHOP. {UNCHANGED}")
-    if build.status == "running":
-        raise UserError(f"The last dbt command ({build.command}) did not end: killed, or still at work. {BUILD_FIRST}")
-    if build.status != "passed":
-        count = f" with {build.failures} failures" if build.failures else ""
-        raise UserError(f"The last dbt command ({build.command}) failed{count}. Repair it. {BUILD_FIRST}")
-    if not build.is_complete:
-        raise UserError(f"The last dbt command ({build.command}) built only a part of the marts. {BUILD_FIRST}")
-    # Their number and not their ids: a killed run's batch that is sent again commits long after it got its id.
-    newer = connection.execute("select count(*) from ops.loads").fetchall()[0][0] - build.loads
-    if newer:
-        raise UserError(f"{newer} loads came after the last build. {BUILD_FIRST}")
-    return build
 
 
 def _write(marts_file: Path, beside: Path, version: Published, hidden: Disguise) -> None:
@@ -385,11 +357,28 @@ def _copy_marts(connection: duckdb.DuckDBPyConnection, hidden: Disguise) -> None
         connection.execute(f'insert into published.main."{name}" select {", ".join(shown)} from built.main."{name}"')
 
 
-def _forget_other_forms(home: Settings, hidden: Disguise) -> None:
-    """Remove a previous version that shows what is to be hidden, or hides it by a key of before."""
-    previous = published_version(_previous(home))
-    if previous and previous.personal_data != hidden.name and not hidden.is_plain:
-        _remove(_previous(home))
+def _kept(home: Settings) -> dict[Published, Path]:
+    """The versions that can be brought back; the published one may be among them."""
+    files = _versions(home).glob("*.duckdb")
+    return {version: file for file in files if (version := published_version(file))}
+
+
+def _keep(home: Settings, current: Published | None) -> None:
+    """Keep the published file under its number, which costs no room."""
+    if current:
+        folder = _versions(home)
+        folder.mkdir(exist_ok=True)
+        beside = folder / ".next"
+        beside.unlink(missing_ok=True)
+        os.link(home.published_file, beside)
+        beside.replace(folder / f"{current.version}.duckdb")
+
+
+def _forget_other_forms(kept: Mapping[Published, Path], hidden: Disguise) -> None:
+    """Remove versions that show what is to be hidden, or hide it by a key of before."""
+    for version, file in kept.items():
+        if version.personal_data != hidden.name and not hidden.is_plain:
+            _remove(file)
 
 
 def _check_readable(file: Path) -> None:
@@ -412,12 +401,7 @@ def marts(connection: duckdb.DuckDBPyConnection) -> list[str]:
 
 
 def _swap(beside: Path, published: Path) -> None:
-    """Keep the published file as the previous one, and put the new one in its place, in one step each."""
-    if published.exists():
-        kept = published.parent / ".previous.duckdb"
-        _remove(kept)
-        os.link(published, kept)
-        kept.replace(published.parent / "previous.duckdb")
+    """Put the new file in the place of the published one, in one step."""
     # What a reader with leave to write left there is of the old file, and no reader could open the new one with it.
     wal(published).unlink(missing_ok=True)
     beside.replace(published)
@@ -434,8 +418,8 @@ def _disk_error(error: OSError, folder: Path) -> UserError:
     return UserError(f"The marts could not be written to {folder}: {error}. {UNCHANGED}")
 
 
-def _previous(home: Settings) -> Path:
-    return home.published_file.parent / "previous.duckdb"
+def _versions(home: Settings) -> Path:
+    return home.published_file.parent / "versions"
 
 
 def _remove(file: Path) -> None:
@@ -458,15 +442,17 @@ def quoted(path: Path) -> str:
 
 
 def main() -> None:
-    """`warehouse-publish`: publish the last build, or bring back the previous version."""
+    """`warehouse-publish`: publish the last build, or bring back a version of before."""
     parser = argparse.ArgumentParser(prog="warehouse-publish", description=main.__doc__)
-    parser.add_argument("--previous", action="store_true", help="bring back the version before the published one")
+    wanted = parser.add_mutually_exclusive_group()
+    wanted.add_argument("--previous", action="store_true", help="bring back the version before the published one")
+    wanted.add_argument("--version", type=int, metavar="N", help="bring back version N, which must have been kept")
     arguments = parser.parse_args()
     home = settings.load()
     started = time.monotonic()
     try:
-        if arguments.previous:
-            done = f"brought back version {restore_previous(home).version}"
+        if arguments.previous or arguments.version is not None:
+            done = f"brought back version {bring_back(home, arguments.version).version}"
         else:
             version, is_new = publish(home)
             done = (

@@ -31,7 +31,7 @@ from ingestion.taps.file_config import load_streams
 from orchestration import commands, summary
 from orchestration.commands import Interrupted
 from orchestration.progress import Progress, plain
-from orchestration.publish import published_version
+from orchestration.publish import published_version, version_before
 
 BIN = PROJECT_ROOT / ".venv" / "bin"
 DAILY = ("ingest", "ingest databases", "freshness", "dbt build", "publish")
@@ -184,7 +184,7 @@ class Run:
         self.result["build"] = summary.build(self.home, self._since)
         self.result["published"] = {"version": version.version if version else None, "file": str(file)}
         self.result["revenue"] = summary.revenue(file)
-        self.result["changes"] = summary.changes(file.parent / "previous.duckdb", file)
+        self.result["changes"] = summary.changes(version_before(self.home), file)
         self._note("summary", time.monotonic() - started)
 
     def _command(self, stage: str, *command: str) -> None:

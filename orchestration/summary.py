@@ -84,9 +84,9 @@ def revenue(published: Path) -> Record:
     }
 
 
-def changes(previous: Path, published: Path) -> Record | None:
+def changes(previous: Path | None, published: Path) -> Record | None:
     """What differs from the version before: rows per mart, and the sums of money; None for the first version."""
-    if not previous.exists():
+    if previous is None:
         return None
     before, after = _figures(previous), _figures(published)
     return {

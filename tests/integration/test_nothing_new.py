@@ -13,7 +13,7 @@ import pytest
 
 from ingestion.settings import Settings
 from orchestration import nothing_new
-from orchestration.publish import publish, restore_previous
+from orchestration.publish import bring_back, publish
 from tests.integration.test_publish import FIRST_LOAD, SECOND_LOAD, build, built, load
 from tests.pipeline import ROOT
 
@@ -55,7 +55,7 @@ def test_what_is_published_need_not_be_built_again(published: Settings) -> None:
         lambda home: build(home, "third", inputs_hash=HASH, status="failed"),
         lambda home: build(home, "third", inputs_hash=HASH, is_complete=False),
         lambda home: (build(home, "third", inputs_hash="of other models"), publish(home)),
-        lambda home: restore_previous(home),
+        lambda home: bring_back(home),
         lambda home: home.published_file.unlink(),
         lambda home: home.published_file.write_text("no database"),
         lambda home: home.marts_file.unlink(),

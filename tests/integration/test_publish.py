@@ -8,7 +8,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,7 +18,8 @@ import pytest
 
 from ingestion.errors import UserError
 from ingestion.settings import Settings
-from orchestration.publish import publish, published_version, restore_previous
+from orchestration.publish import bring_back, publish, published_version
+from tests.integration.reading import readers
 
 FIRST_LOAD, SECOND_LOAD = 1_000, 2_000
 
@@ -77,8 +77,8 @@ def build(
             f" from range({rows});"
             "create or replace table marts.main.dim_users as select 1 as user_id;"
             "create or replace table marts.main.dim_customers as select range as user_id, 'Ann Lee' as name,"
-            " 'ann' || range % 7 || '@example.com' as email, case when range > 0 then 30 + range end as age"
-            " from range(20);"
+            " 'ann' || range % 7 || '@example.com' as email, case when range > 0 then 30 + range end as age,"
+            f" {price} as price from range(20);"
             "create schema if not exists marts.ops;"
             "create or replace table marts.ops.models as select * from (values ('fact_orders'), ('dim_customers'))"
             " as noted (model);"
@@ -88,6 +88,15 @@ def build(
             " ('dim_users', 'email', 'email')) as noted (model, column_name, kind);"
             f"create or replace table marts.ops.watermarks as select '{invocation}' as invocation_id"
         )
+
+
+def published_files(home: Settings) -> list[Path]:
+    """All that readers can reach."""
+    return [file for file in home.published_file.parent.rglob("*") if file.is_file()]
+
+
+def version_file(home: Settings, version: int) -> Path:
+    return home.published_file.parent / "versions" / f"{version}.duckdb"
 
 
 def change(settings: Settings, sql: str) -> None:
@@ -163,11 +172,75 @@ def test_previous_version_is_kept_and_can_be_brought_back(home: Settings) -> Non
     publish(home)
     build(home, "second", price=20)
     assert publish(home)[0].version == 2
-    assert prices(home.published_file.parent / "previous.duckdb") == {10}
-    assert restore_previous(home).version == 1
+    assert prices(version_file(home, 1)) == {10}
+    assert bring_back(home).version == 1
     assert prices(home.published_file) == {10}
     assert publish(home)[0].version == 3, "a number that BI has seen is not used again"
     assert prices(home.published_file) == {20}
+
+
+def versions_on_disk(home: Settings) -> set[int]:
+    return {int(file.stem) for file in version_file(home, 1).parent.glob("*.duckdb")}
+
+
+def test_as_many_versions_are_kept_as_are_asked_for_and_each_can_be_brought_back(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAREHOUSE_VERSIONS_KEPT", "4")
+    publish(home)
+    for number in range(2, 7):
+        build(home, f"build {number}", price=10 * number)
+        publish(home)
+    assert versions_on_disk(home) == {3, 4, 5}
+    assert [bring_back(home).version for _ in range(3)] == [5, 4, 3], "each time the one before"
+    with pytest.raises(UserError, match=r"no previous version in .*published. Kept .* 4, 5, 6 \(`--version`\)"):
+        bring_back(home)
+    assert prices(home.published_file) == {30}
+    assert bring_back(home, 6).version == 6 and prices(home.published_file) == {60}
+    with pytest.raises(UserError, match=r"There is no version 2 in"):
+        bring_back(home, 2)
+    with pytest.raises(UserError, match=r"There is no version 6 in"):
+        bring_back(home, 6)
+
+    # What a version was brought back from is not the version before the next one.
+    bring_back(home, 4)
+    build(home, "build 7", price=70)
+    assert publish(home)[0].version == 7
+    assert versions_on_disk(home) == {3, 4}
+    assert bring_back(home).version == 4
+
+    monkeypatch.setenv("WAREHOUSE_VERSIONS_KEPT", "1")
+    build(home, "build 8", price=80)
+    assert publish(home)[0].version == 8
+    assert versions_on_disk(home) == set() and prices(home.published_file) == {80}
+
+
+def test_a_publish_that_was_killed_before_its_swap_leaves_no_undone_version_before_the_published_one(
+    home: Settings,
+) -> None:
+    publish(home)
+    build(home, "second", price=20)
+    publish(home)
+    bring_back(home)
+    build(home, "third", price=30)
+    kill_in_the_middle(home)
+    assert prices(home.published_file) == {10}
+    with pytest.raises(UserError, match="no previous version"):
+        bring_back(home)
+    assert publish(home)[0].version == 3, "a number that BI has seen is not used again"
+    assert bring_back(home).version == 1
+
+
+@pytest.mark.parametrize("number", ["0", "two", "-1", "1.5"])
+def test_a_number_of_versions_that_is_none_is_refused(
+    home: Settings, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    publish(home)
+    build(home, "second", price=20)
+    monkeypatch.setenv("WAREHOUSE_VERSIONS_KEPT", number)
+    with pytest.raises(UserError, match=f"WAREHOUSE_VERSIONS_KEPT is '{number}', and not how many versions are kept"):
+        publish(home)
+    assert prices(home.published_file) == {10}
 
 
 @pytest.mark.parametrize(
@@ -255,25 +328,42 @@ def test_commits_in_the_log_of_a_killed_build_are_published(home: Settings) -> N
     assert prices(home.published_file) == {30}
 
 
-def test_reader_never_misses_a_file_nor_sees_a_mixture(home: Settings) -> None:
+def test_readers_meet_no_error_no_mixture_and_no_build_that_failed(home: Settings, full: bool) -> None:
+    """Publishes under readers without pause; one of five builds failed, and one publish is killed."""
+    publishes, at_work = (100, 8) if full else (20, 3)
     publish(home)
-    seen: list[set[int]] = []
-    stop = threading.Event()
+    price_of = {1: 10}
+    with readers(at_work, "duckdb", home.published_file) as answers:
+        for number in range(1, publishes):
+            price = 10 * number + 10
+            if number % 5 == 4:
+                build(home, f"failed {number}", price=-1, status="failed")
+                with pytest.raises(UserError, match="failed"):
+                    publish(home)
+                continue
+            build(home, f"build {number}", price=price)
+            if number == publishes // 2 + 1:
+                kill_in_the_middle(home)
+            version, is_new = publish(home)
+            assert is_new
+            price_of[version.version] = price
+    for of_reader in answers:
+        assert [answer.error for answer in of_reader if answer.error] == []
+        for answer in of_reader:
+            assert (answer.prices, answer.rows) == ({price_of[answer.version]}, 1000)
+        versions = [answer.version for answer in of_reader]
+        assert versions == sorted(versions) and len(set(versions)) > 4, "it saw new versions while it read"
 
-    def read() -> None:
-        while not stop.is_set():
-            seen.append(prices(home.published_file))
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    for price in range(20, 30):
-        build(home, f"price {price}", price=price)
-        publish(home)
-    stop.set()
-    reader.join()
-    assert len(seen) > 10
-    assert all(len(found) == 1 for found in seen)
-    assert len({min(found) for found in seen}) > 2, "the reader saw new versions while it read"
+def kill_in_the_middle(home: Settings) -> None:
+    """End a publish that has written the new version, and not yet put it in its place."""
+    script = (
+        "import os; from pathlib import Path; from ingestion.settings import Settings;"
+        "from orchestration import publish;"
+        f"home = Path({str(home.home)!r}); publish._swap = lambda *files: os._exit(9);"
+        "publish.publish(Settings(shop='demo_shop', home=home, data=home))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.02, 0.05])
@@ -288,9 +378,11 @@ def test_killed_publish_leaves_the_old_version_and_the_next_one_cleans_up(home: 
     assert prices(home.published_file) == {10}
     publish(home)
     assert prices(home.published_file) == {20}
-    assert {file.name for file in home.published_file.parent.iterdir()} == {
+    folder = home.published_file.parent
+    assert {str(file.relative_to(folder)) for file in folder.rglob("*")} == {
         ".lock",
-        "previous.duckdb",
+        "versions",
+        "versions/1.duckdb",
         "warehouse.duckdb",
     }
 
@@ -336,10 +428,10 @@ def test_personal_data_is_published_plain_where_that_is_wanted_and_forgotten_whe
     version, is_new = publish(home)
     assert (version.version, is_new) == (2, True)
     # The version before would show it again.
-    for file in home.published_file.parent.iterdir():
+    for file in published_files(home):
         assert not holds_plain_data(file), file
     with pytest.raises(UserError, match="no previous version"):
-        restore_previous(home)
+        bring_back(home)
     assert publish(home) == (version, False)
 
 
@@ -352,8 +444,8 @@ def test_the_previous_version_comes_back_in_the_form_that_is_asked_for_or_not_at
     publish(home)
     monkeypatch.delenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA")
     # The plain one that it replaces does not become the previous one.
-    assert restore_previous(home).version == 1
-    assert not any(holds_plain_data(file) for file in home.published_file.parent.iterdir())
+    assert bring_back(home).version == 1
+    assert not any(holds_plain_data(file) for file in published_files(home))
 
     monkeypatch.setenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA", "plain")
     build(home, "third", price=30)
@@ -364,10 +456,10 @@ def test_the_previous_version_comes_back_in_the_form_that_is_asked_for_or_not_at
     with pytest.raises(
         UserError, match=r"has personal data plain, not hidden.*set WAREHOUSE_PUBLISHED_PERSONAL_DATA=plain"
     ):
-        restore_previous(home)
-    assert prices(home.published_file.parent / "previous.duckdb") == {30}
+        bring_back(home)
+    assert prices(version_file(home, 3)) == {30}
     monkeypatch.setenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA", "plain")
-    restore_previous(home)
+    bring_back(home)
     assert prices(home.published_file) == {30}
 
 
@@ -379,11 +471,11 @@ def test_what_a_killed_publish_left_of_the_previous_version_goes_even_if_the_nex
     plain = home.published_file.read_bytes()
     monkeypatch.delenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA")
     publish(home)
-    (home.published_file.parent / "previous.duckdb").write_bytes(plain)
+    version_file(home, 1).write_bytes(plain)
     build(home, "failed", status="failed")
     with pytest.raises(UserError, match="failed"):
         publish(home)
-    assert not any(holds_plain_data(file) for file in home.published_file.parent.iterdir())
+    assert not any(holds_plain_data(file) for file in published_files(home))
 
 
 def test_what_a_reader_wrote_into_the_published_file_goes_with_it(home: Settings) -> None:
@@ -427,7 +519,7 @@ def test_a_copy_that_a_killed_publish_read_is_not_among_what_is_published(
         assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
     monkeypatch.delenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA")
     publish(home)
-    left = [file for file in home.published_file.parent.rglob("*") if file.is_file()]
+    left = published_files(home)
     assert left and not any(holds_plain_data(file) for file in left)
 
 
@@ -463,7 +555,7 @@ def test_another_key_publishes_anew(home: Settings, monkeypatch: pytest.MonkeyPa
     assert {row[2] for row in customers(home)}.isdisjoint({row[2] for row in first})
     # Who knows the old key could tell from the version before.
     with pytest.raises(UserError, match="no previous version"):
-        restore_previous(home)
+        bring_back(home)
 
 
 @pytest.mark.parametrize(
@@ -551,7 +643,7 @@ def test_what_publish_did_is_noted(home: Settings) -> None:
     publish(home)
     build(home, "second", price=20)
     publish(home)
-    restore_previous(home)
+    bring_back(home)
     build(home, "third", status="failed")
     with pytest.raises(UserError):
         publish(home)
@@ -581,10 +673,9 @@ def test_what_could_not_be_noted_is_noted_by_the_next_publish(home: Settings) ->
     assert [row[:3] for row in noted(home)] == [("publish", 1, "first")]
 
 
-def test_a_number_that_is_given_again_is_noted_again(home: Settings) -> None:
-    """Numbers begin anew where nothing is published any more; the build is another."""
+def test_no_number_is_given_again_though_nothing_is_published_any_more(home: Settings) -> None:
     publish(home)
     home.published_file.unlink()
     build(home, "second", price=20)
     publish(home)
-    assert [row[:3] for row in noted(home)] == [("publish", 1, "first"), ("publish", 1, "second")]
+    assert [row[:3] for row in noted(home)] == [("publish", 1, "first"), ("publish", 2, "second")]
