@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from ingestion import settings
@@ -31,6 +33,32 @@ def read_services(file: Path) -> dict[str, dict[str, str]]:
         # The parser's own words would show the line, and with it perhaps a password.
         raise UserError(f"{file} is not readable as PostgreSQL's service file: mend it, or remove it") from error
     return {name: dict(parser[name]) for name in parser.sections()}
+
+
+def write_services(file: Path, services: Mapping[str, Mapping[str, object]]) -> None:
+    """Have these connections in a file, readable by this user alone; all else in it stays as it is.
+
+    Raises UserError when it cannot be written.
+    """
+    text = file.read_text(encoding="utf-8") if file.exists() else "# Contains passwords.\n"
+    for name, parameters in services.items():
+        # libpq takes no blanks around the equals sign.
+        section = f"[{name}]\n" + "".join(f"{each}={value}\n" for each, value in parameters.items())
+        found = re.search(rf"^\[{re.escape(name)}\]\n(?:(?!\[).*\n?)*", text, re.MULTILINE)
+        if found:
+            end = "\n" if found[0].endswith("\n\n") else ""
+            text = f"{text[: found.start()]}{section}{end}{text[found.end() :]}"
+        else:
+            text = f"{text.rstrip()}\n\n{section}"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_name(f"{file.name}.next")
+        beside.unlink(missing_ok=True)
+        beside.touch(mode=0o600)
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(file)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from error
 
 
 def connection(name: str) -> dict[str, str]:

@@ -6,17 +6,21 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ingestion.errors import UserError
+
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_SHOP = "demo_shop"
+DUCKDB, POSTGRES = "duckdb", "postgres"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Paths of one warehouse; all absolute."""
+    """One warehouse: its engine, and its paths, which are all absolute."""
 
     shop: str
     home: Path
     data: Path
+    engine: str = DUCKDB
 
     @property
     def warehouse_file(self) -> Path:
@@ -59,12 +63,18 @@ def _absolute(path: str) -> Path:
 
 
 def load() -> Settings:
-    """Resolve the settings from the environment; unset or empty variables take their defaults."""
+    """Resolve the settings from the environment; unset or empty variables take their defaults.
+
+    Raises UserError for an engine that there is not.
+    """
     shop = os.environ.get("WAREHOUSE_SHOP") or DEFAULT_SHOP
     default_home = ".warehouse" if shop == DEFAULT_SHOP else f".warehouse-{shop}"
     home = _absolute(os.environ.get("WAREHOUSE_HOME") or default_home)
     data = os.environ.get("WAREHOUSE_DATA")
-    return Settings(shop=shop, home=home, data=_absolute(data) if data else home / "source")
+    engine = os.environ.get("WAREHOUSE_ENGINE") or DUCKDB
+    if engine not in (DUCKDB, POSTGRES):
+        raise UserError(f"WAREHOUSE_ENGINE is {engine}: set it to {DUCKDB} or {POSTGRES}, or leave it unset")
+    return Settings(shop=shop, home=home, data=_absolute(data) if data else home / "source", engine=engine)
 
 
 def run_id() -> str | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -17,6 +18,9 @@ from ingestion.lake.definition import NEXT, read_definition
 from ingestion.lake.row_groups import TEMPORARY
 from ingestion.lake.rowhash import identifier, row_hash_sql
 from ingestion.lake.writer import MANIFEST, Lake, first_line, read_batches
+
+# What a user changes to have another warehouse than a DuckDB file that is another shop's.
+ELSEWHERE = "WAREHOUSE_HOME to another folder"
 
 
 @dataclass(frozen=True)
@@ -35,30 +39,44 @@ class Load:
 Ledger = Mapping[Stream, Mapping[str, Load]]
 
 
-def read_ledger(con: duckdb.DuckDBPyConnection) -> Ledger:
-    """The ledger of the warehouse that `con` has open; empty when it has none."""
-    if not con.execute("from duckdb_tables() where schema_name = 'ops' and table_name = 'loads'").fetchall():
+# Runs a query in the warehouse, whatever its engine, and returns its rows.
+Ask = Callable[[str], list[tuple[Any, ...]]]
+
+
+def asking(con: duckdb.DuckDBPyConnection) -> Ask:
+    """`Ask` for a warehouse that is a DuckDB file."""
+    return lambda sql: con.execute(sql).fetchall()
+
+
+def read_ledger(ask: Ask) -> Ledger:
+    """The ledger of a warehouse; empty when it has none."""
+    if not _has_table(ask, "loads"):
         return {}
-    rows = con.execute(
+    rows = ask(
         "select source, stream, batch_id, load_id, rows_extracted, rows_loaded, rows_quarantined,"
-        " coalesce((origin ->> '$.rows_removed')::bigint, 0) from ops.loads order by load_id"
-    ).fetchall()
+        " coalesce(cast(cast(origin as json) ->> 'rows_removed' as bigint), 0) from ops.loads order by load_id"
+    )
     ledger: dict[Stream, dict[str, Load]] = {}
     for source, name, batch_id, *counts in rows:
         ledger.setdefault(Stream(source, name), {})[batch_id] = Load(batch_id, *counts)
     return ledger
 
 
-def check_shop(con: duckdb.DuckDBPyConnection, warehouse_file: Path, shop: str) -> None:
-    """Raise UserError when the warehouse that `con` has open is another shop's."""
-    if not con.execute("from duckdb_tables() where schema_name = 'ops' and table_name = 'warehouse'").fetchall():
+def check_shop(ask: Ask, name: str, shop: str, elsewhere: str = ELSEWHERE) -> None:
+    """Raise UserError when the warehouse, which messages call `name`, is another shop's."""
+    if not _has_table(ask, "warehouse"):
         return
-    owners = {row[0] for row in con.execute("select shop from ops.warehouse").fetchall()} or {shop}
+    owners = {row[0] for row in ask("select shop from ops.warehouse")} or {shop}
     if owners != {shop}:
         raise UserError(
-            f"{warehouse_file} holds the shop {', '.join(sorted(owners))}, not {shop}; "
-            "set WAREHOUSE_SHOP to it, or WAREHOUSE_HOME to another folder"
+            f"{name} holds the shop {', '.join(sorted(owners))}, not {shop}; set WAREHOUSE_SHOP to it, or {elsewhere}"
         )
+
+
+def _has_table(ask: Ask, table: str) -> bool:
+    """Whether ops has a table, and with it what else the target makes."""
+    query = "select 1 from information_schema.tables where table_schema = 'ops' and table_name"
+    return bool(ask(f"{query} = '{table}'"))
 
 
 def waiting(batches: list[Batch], loads: Mapping[str, Load]) -> list[Batch]:

@@ -18,11 +18,9 @@ from ingestion.errors import UserError
 from ingestion.lake import Lake, Stream, connect, first_line
 from ingestion.lake.checking import (
     Ledger,
-    check_shop,
     check_stream,
     leftovers,
     orphans,
-    read_ledger,
     remove_leftovers,
     remove_orphans,
     waiting,
@@ -31,7 +29,7 @@ from ingestion.lake.compaction import compact
 from ingestion.lake.definition import streams
 from ingestion.lake.retention import retain
 from ingestion.lake.state import ORIGINS, singer_state
-from ingestion.target.duckdb import open_existing
+from ingestion.target.engines import held_ledger
 from ingestion.target.rebuild import rebuild
 
 PROGRAM = "warehouse-lake"
@@ -66,17 +64,8 @@ def _quiet(patterns: list[str]) -> Iterator[_Quiet]:
         if not fnmatch.filter((stream.id for stream in found), pattern):
             raise UserError(f"{pattern}: no such stream in {lake.root}; it has {_listed(found)}")
     with contextlib.ExitStack() as held:
-        ledger = None
-        if home.warehouse_file.exists():
-            try:
-                # Open as long as this takes: it keeps the target out, and lets readers be.
-                con = held.enter_context(open_existing(home.warehouse_file, read_only=True))
-                check_shop(con, home.warehouse_file, home.shop)
-                ledger = read_ledger(con)
-            except duckdb.Error as error:
-                raise UserError(
-                    f"{home.warehouse_file} cannot be read: {first_line(error)}; `{PROGRAM} rebuild` makes it anew"
-                ) from error
+        # Open as long as this takes: it keeps the target out, and lets readers be.
+        ledger = held.enter_context(held_ledger(home))
         for stream in found:
             held.enter_context(lake.lock(stream))
         chosen = [stream for stream in found if not patterns or any(fnmatch.fnmatch(stream.id, p) for p in patterns)]
@@ -130,9 +119,8 @@ def _summary(quiet: _Quiet) -> str:
 
 
 def _rebuild(arguments: argparse.Namespace) -> int:
-    home = settings.load()
-    rebuild(Lake(home.lake), home.warehouse_file, home.shop, memory_limit="1GB", threads=2, report=print)
-    print(f"{home.warehouse_file} is made anew; `dbt build` makes the models again")
+    name = rebuild(settings.load(), memory_limit="1GB", threads=2, report=print)
+    print(f"{name} is made anew; `dbt build` makes the models again")
     return 0
 
 
@@ -211,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     streams_help = "streams such as shop-orders, or patterns such as 'shop-*'; default: all"
     check = add("check", _check, "Read every file and compare it with manifests and ledger; exit 1 on a finding.")
     check.add_argument("--repair", action="store_true", help="remove what killed runs left")
-    add("rebuild", _rebuild, "Make warehouse.duckdb anew from the lake alone: raw, ledger, quarantine, streams.")
+    add("rebuild", _rebuild, "Make the warehouse anew from the lake alone: raw, ledger, quarantine, streams.")
     state = add("state", _state, "Print a tap's Singer state, made anew from the ledger, for `meltano state set`.")
     state.add_argument("tap", choices=sorted(ORIGINS), help="the tap")
     small = add("compact", _compact, "Merge the small files of each stream into larger ones.")

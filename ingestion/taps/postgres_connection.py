@@ -1,4 +1,4 @@
-"""Connections to the source database, from the tap's settings and libpq's own defaults."""
+"""Connections to a PostgreSQL database, from a tap's settings or by name, and libpq's own defaults."""
 
 from __future__ import annotations
 
@@ -43,16 +43,17 @@ DatabaseError = psycopg2.Error
 
 
 class Server:
-    """The source database of a tap's settings."""
+    """The database of a tap's settings, or of a connection's name in the service file (`{"service": name}`)."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        """Check the settings; raises UserError for those that cannot be."""
+    def __init__(self, config: Mapping[str, Any], program: str = "tap-postgres") -> None:
+        """Check the settings; raises UserError for those that cannot be. The server sees the program's name."""
         if (config.get("ssh_tunnel") or {}).get("enable"):
             raise UserError(
                 "ssh_tunnel is not supported; open the tunnel outside (ssh -N -L 5433:database:5432 bastion) and set"
                 " host and port to its near end"
             )
         self._config = config
+        self._program = program
 
     @cached_property
     def parameters(self) -> dict[str, str]:
@@ -60,7 +61,7 @@ class Server:
         url = self._config.get("sqlalchemy_url")
         parameters = _url_parameters(url) if url else self._setting_parameters()
         parameters.setdefault("client_encoding", "UTF8")
-        parameters.setdefault("fallback_application_name", "tap-postgres")
+        parameters.setdefault("fallback_application_name", self._program)
         if "PGCONNECT_TIMEOUT" not in os.environ:
             parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_SECONDS)
         return parameters
@@ -112,11 +113,13 @@ class Server:
         except psycopg2.Error as error:
             raise self.unreachable(error) from None
 
-    def connect_arrow(self) -> ArrowConnection:
-        """Open a connection by ADBC, for one reading transaction. Raises UserError when that cannot be."""
+    def connect_arrow(
+        self, options: Mapping[str, str] = READING_OPTIONS, *, autocommit: bool = False
+    ) -> ArrowConnection:
+        """Open a connection by ADBC, by default for one reading transaction. Raises UserError when that cannot be."""
         try:
-            arguments = self.arguments({**SESSION_OPTIONS, **READING_OPTIONS})
-            return adbc_driver_postgresql.dbapi.connect(psycopg2.extensions.make_dsn(**arguments))
+            dsn = psycopg2.extensions.make_dsn(**self.arguments({**SESSION_OPTIONS, **options}))
+            return adbc_driver_postgresql.dbapi.connect(dsn, autocommit=autocommit)
         except adbc_driver_manager.Error as error:
             raise self.unreachable(error) from None
 

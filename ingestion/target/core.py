@@ -24,7 +24,7 @@ from ingestion import settings
 from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, Stream, connect, first_line, identifier, read_batches
 from ingestion.lake.definition import write_definition
-from ingestion.target.records import BadRecord, RecordSchema, Row, json_value
+from ingestion.target.records import BadRecord, Limits, RecordSchema, Row, json_value
 
 # A batch also closes when its text reaches this size, so that wide records stay in bounded memory.
 BUFFER_CHARACTERS = 64_000_000
@@ -98,6 +98,8 @@ class Quarantined:
 
 class Engine(Protocol):
     """A warehouse that holds raw and ops. Each method is one transaction; types are DuckDB's names."""
+
+    limits: Limits
 
     def columns(self, stream: Stream) -> dict[str, str]:
         """Data columns of the raw table with their types; empty when there is none."""
@@ -226,7 +228,7 @@ class Loader:
         """The stream's schema beside what raw has now."""
         if self._schema is None:
             columns = self.context.engine.columns(self.stream)
-            self._schema = RecordSchema(self.stream, self._raw_schema, self._keys, columns)
+            self._schema = RecordSchema(self.stream, self._raw_schema, self._keys, columns, self.context.engine.limits)
         return self._schema
 
     @property

@@ -11,48 +11,87 @@ import duckdb
 
 from ingestion.errors import UserError
 from ingestion.lake import Lake, Stream, first_line
-from ingestion.lake.checking import Ledger, check_shop, read_ledger
+from ingestion.lake.checking import Ledger, asking, check_shop, read_ledger
 from ingestion.lake.column_types import TEXT
 from ingestion.lake.definition import Definition, read_definition, streams
 from ingestion.lake.row_groups import sync
+from ingestion.settings import POSTGRES, Settings
 from ingestion.target.duckdb import DuckDBEngine, open_existing, opening_failed
 from ingestion.target.records import RecordSchema
+from ingestion.target.sql_engine import SqlEngine
 
 
-class _RebuildingEngine(DuckDBEngine):
+class _TakingUpText(SqlEngine):
     """Takes up a column that was altered by hand between two loads, as raw did then: as text."""
 
     def _widened(self, old: str, new: str) -> str | None:
         return super()._widened(old, new) or TEXT
 
 
-def rebuild(
-    lake: Lake, warehouse_file: Path, shop: str, *, memory_limit: str, threads: int, report: Callable[[str], None]
-) -> None:
-    """Build a new warehouse file from the lake, then put it in place of the old one.
+class _RebuildingEngine(_TakingUpText, DuckDBEngine):
+    """A new file."""
 
-    The old one stays as it is until then, and nobody else can open it meanwhile. Raises UserError when it is in use, is
-    another shop's or has loads that the lake lacks, and when the lake is being written, is empty or is damaged.
+
+def rebuild(home: Settings, *, memory_limit: str, threads: int, report: Callable[[str], None]) -> str:
+    """Make raw and ops anew from the lake; returns what messages call the warehouse.
+
+    The old ones stay as they are until all is there, and no run can begin meanwhile. Raises UserError when the
+    warehouse is in use, is another shop's or has loads that the lake lacks, and when the lake is being written, is
+    empty or is damaged.
     """
-    new = warehouse_file.with_name(f"{warehouse_file.stem}.rebuilt.duckdb")
+    lake = Lake(home.lake)
     found = streams(lake)
     if not found:
         raise UserError(f"{lake.root} has no batches to rebuild raw from; check WAREHOUSE_HOME, or bring the lake back")
     with contextlib.ExitStack() as locks:
         for stream in found:
             locks.enter_context(lake.lock(stream))
-        old = _open_old(warehouse_file, lake, shop)
-        try:
-            _remove(new)
-            _build(lake, found, new, shop, memory_limit, threads, report)
-            sync(new)
-            if old:
-                old.close()  # Takes its write-ahead log in.
-            _put_in_place(new, warehouse_file)
-        finally:
-            if old:
-                old.close()
-            _remove(new)
+        if home.engine == POSTGRES:
+            return _rebuild_database(lake, found, home, memory_limit, threads, report)
+        _rebuild_file(lake, found, home.warehouse_file, home.shop, memory_limit, threads, report)
+    return str(home.warehouse_file)
+
+
+def _rebuild_database(
+    lake: Lake, found: list[Stream], home: Settings, memory_limit: str, threads: int, report: Callable[[str], None]
+) -> str:
+    """Empty the tables and fill them again, in one transaction: views and grants stay, readers wait for its end."""
+    from ingestion.target.postgres import PostgresEngine
+
+    class Rebuilding(_TakingUpText, PostgresEngine):
+        pass
+
+    spill = home.lake / "_spill" / "postgres"
+    with contextlib.closing(Rebuilding(home.shop, spill, memory_limit=memory_limit, threads=threads)) as engine:
+        _refuse_loss(engine.ledger(), lake, engine.name, engine.elsewhere)
+        with engine.emptied():
+            _fill(engine, lake, found, report)
+        return engine.name
+
+
+def _rebuild_file(
+    lake: Lake,
+    found: list[Stream],
+    warehouse_file: Path,
+    shop: str,
+    memory_limit: str,
+    threads: int,
+    report: Callable[[str], None],
+) -> None:
+    """Build a new warehouse file, then put it in place of the old one, which nobody can open meanwhile."""
+    new = warehouse_file.with_name(f"{warehouse_file.stem}.rebuilt.duckdb")
+    old = _open_old(warehouse_file, lake, shop)
+    try:
+        _remove(new)
+        _build(lake, found, new, shop, memory_limit, threads, report)
+        sync(new)
+        if old:
+            old.close()  # Takes its write-ahead log in.
+        _put_in_place(new, warehouse_file)
+    finally:
+        if old:
+            old.close()
+        _remove(new)
 
 
 def _build(
@@ -66,29 +105,34 @@ def _build(
 ) -> None:
     engine = _RebuildingEngine(new, shop, memory_limit=memory_limit, threads=threads)
     try:
-        for stream in found:
-            batches = lake.manifest(stream)
-            for batch in batches:
-                try:
-                    engine.load(batch, batch.origin.get("kind", "batch"), batch.origin.get("replays", ()))
-                except duckdb.IOException as error:
-                    raise UserError(
-                        f"stream {stream.id}: {first_line(error)}; `warehouse-lake check` names what the lake lacks"
-                    ) from error
-            definition = read_definition(lake, stream)
-            if definition:
-                _define(engine, stream, definition)
-            rows = sum(batch.rows_loaded for batch in batches)
-            note = "" if definition else "; its keys and schema come with its next run"
-            report(f"{stream.id}: {len(batches)} loads, {rows} rows{note}")
+        _fill(engine, lake, found, report)
     finally:
         engine.close()
 
 
-def _define(engine: DuckDBEngine, stream: Stream, definition: Definition) -> None:
+def _fill(engine: SqlEngine, lake: Lake, found: list[Stream], report: Callable[[str], None]) -> None:
+    """Load all batches of the lake."""
+    for stream in found:
+        batches = lake.manifest(stream)
+        for batch in batches:
+            try:
+                engine.load(batch, batch.origin.get("kind", "batch"), batch.origin.get("replays", ()))
+            except duckdb.IOException as error:
+                raise UserError(
+                    f"stream {stream.id}: {first_line(error)}; `warehouse-lake check` names what the lake lacks"
+                ) from error
+        definition = read_definition(lake, stream)
+        if definition:
+            _define(engine, stream, definition)
+        rows = sum(batch.rows_loaded for batch in batches)
+        note = "" if definition else "; its keys and schema come with its next run"
+        report(f"{stream.id}: {len(batches)} loads, {rows} rows{note}")
+
+
+def _define(engine: SqlEngine, stream: Stream, definition: Definition) -> None:
     """What a run does with a SCHEMA message, so that a stream without rows has its table too."""
     engine.record_stream(stream, definition.keys, definition.schema, definition.updated_at)
-    types = RecordSchema(stream, definition.schema, definition.keys, engine.columns(stream)).types
+    types = RecordSchema(stream, definition.schema, definition.keys, engine.columns(stream), engine.limits).types
     engine.make_table(stream, types)
 
 
@@ -102,8 +146,8 @@ def _open_old(warehouse_file: Path, lake: Lake, shop: str) -> duckdb.DuckDBPyCon
     old = None
     try:
         old = open_existing(warehouse_file, read_only=False)
-        check_shop(old, warehouse_file, shop)
-        _refuse_loss(read_ledger(old), lake, warehouse_file)
+        check_shop(asking(old), str(warehouse_file), shop)
+        _refuse_loss(read_ledger(asking(old)), lake, str(warehouse_file), "move the warehouse file away")
     except duckdb.Error:
         # Damaged, which is what rebuilding is for.
         if old:
@@ -131,7 +175,7 @@ def _put_in_place(new: Path, warehouse_file: Path) -> None:
         sync(warehouse_file.parent)
 
 
-def _refuse_loss(ledger: Ledger, lake: Lake, warehouse_file: Path) -> None:
+def _refuse_loss(ledger: Ledger, lake: Lake, name: str, otherwise: str) -> None:
     """Raises UserError when the old warehouse knows loads that a new one would not have."""
     lost = []
     for stream, loads in ledger.items():
@@ -141,8 +185,8 @@ def _refuse_loss(ledger: Ledger, lake: Lake, warehouse_file: Path) -> None:
             lost.append(f"{stream.id} {len(missing)} (first {missing[0]})")
     if lost:
         raise UserError(
-            f"{warehouse_file} has loads that the lake lacks: {', '.join(lost)}; bring the lake back,"
-            " or move the warehouse file away and rebuild without them"
+            f"{name} has loads that the lake lacks: {', '.join(lost)}; bring the lake back,"
+            f" or {otherwise} and rebuild without them"
         )
 
 

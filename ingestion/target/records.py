@@ -39,6 +39,26 @@ class BadRecord(Exception):
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What an engine cannot hold, though a record may have it; records that do are bad ones.
+
+    `name_bytes` is the longest name of a column in UTF-8; None: any. `nul` is whether text may have NUL characters.
+    """
+
+    engine: str = "DuckDB"
+    nul: bool = True
+    name_bytes: int | None = None
+
+    def name_fault(self, name: str) -> str | None:
+        """Why no column can have this name."""
+        if not self.nul and "\0" in name:
+            return f"a field's name has a NUL character, which {self.engine} cannot hold"
+        if self.name_bytes is not None and len(name.encode(errors="replace")) > self.name_bytes:
+            return f"column {name} has a name of more than {self.name_bytes} bytes, which {self.engine} cannot hold"
+        return None
+
+
+@dataclass(frozen=True)
 class Row:
     """A record that passed: values as text that casts to the column's type, and its content hash."""
 
@@ -57,7 +77,14 @@ class RecordSchema:
     `types` holds the type of each column as the next batch must have it; it widens as values need it.
     """
 
-    def __init__(self, stream: Stream, schema: dict[str, Any], keys: list[str], raw_types: dict[str, str]) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        schema: dict[str, Any],
+        keys: list[str],
+        raw_types: dict[str, str],
+        limits: Limits = Limits(),
+    ) -> None:
         try:
             DEFAULT_JSONSCHEMA_VALIDATOR.check_schema(schema)
         except jsonschema.SchemaError as error:
@@ -65,6 +92,7 @@ class RecordSchema:
         self.stream = stream
         self.schema = schema
         self.keys = keys
+        self._limits = limits
         self.properties = {name: kind for name, kind in schema["properties"].items() if name not in METADATA_COLUMNS}
         missing = [key for key in keys if key not in self.properties]
         if missing:
@@ -89,6 +117,8 @@ class RecordSchema:
 
         Names that differ only by case are one column to a warehouse.
         """
+        if fault := self._limits.name_fault(name):
+            raise BadRecord(fault, None if "\0" in name else name)
         lower = name.lower()
         if lower in METADATA_COLUMNS or self._lower.setdefault(lower, name) != name:
             raise BadRecord(f"column {name} differs from {self._lower.get(lower, lower)} only by case", name)
@@ -153,6 +183,8 @@ class RecordSchema:
             text = as_text(kind, value)
         except ValueError as error:
             raise BadRecord(str(error), name) from error
+        if text is not None and "\0" in text and not self._limits.nul:
+            raise BadRecord(f"text with a NUL character, which {self._limits.engine} cannot hold", name)
         self.types[name] = kind
         return text
 

@@ -21,7 +21,7 @@ from ingestion.lake import Lake, Stream, connect, first_line
 from ingestion.taps.file_config import FileStreamConfig, load_streams
 from ingestion.taps.file_rules import broken_sql, timestamp_sql
 from ingestion.target.core import Loader, Options, Quarantined, Run
-from ingestion.target.duckdb import DuckDBEngine
+from ingestion.target.engines import open_warehouse
 from ingestion.target.records import BadRecord, Row
 
 Place = tuple[str | None, int | None, int | None]
@@ -159,7 +159,7 @@ def main() -> None:
         files = (
             {config.stream: config for config in load_streams(home.streams_file)} if home.streams_file.exists() else {}
         )
-        engine = DuckDBEngine(home.warehouse_file, home.shop, memory_limit="1GB", threads=2)
+        engine = open_warehouse(home, memory_limit="1GB", threads=2)
         run = Run(engine, Lake(home.lake), Options(), time.time_ns() // 1_000_000)
         try:
             results = replay(run, files)

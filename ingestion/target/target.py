@@ -30,7 +30,7 @@ from ingestion import lifeline, settings
 from ingestion.errors import UserError
 from ingestion.lake import METADATA_COLUMNS, UNFINISHED, Lake, first_line
 from ingestion.target.core import Options, Run
-from ingestion.target.duckdb import DuckDBEngine
+from ingestion.target.engines import open_warehouse
 
 # A STATE message closes open batches when the last commit is this old: often enough to lose little, rarely enough
 # that a tap with a STATE per record does not make a batch per record.
@@ -154,7 +154,7 @@ class TargetWarehouse(Target):
         th.Property(
             "warehouse_file",
             th.StringType,
-            description="The DuckDB file; default: warehouse.duckdb in WAREHOUSE_HOME.",
+            description="The DuckDB file, with that engine; default: warehouse.duckdb in WAREHOUSE_HOME.",
         ),
         th.Property("lake", th.StringType, description="Root of the Parquet lake; default: lake in WAREHOUSE_HOME."),
         th.Property(
@@ -211,13 +211,15 @@ class TargetWarehouse(Target):
         if self._run is None:
             home = settings.load()
             options = {name: self.config[name] for name in Options.__dataclass_fields__ if name in self.config}
-            engine = DuckDBEngine(
-                Path(self.config.get("warehouse_file") or home.warehouse_file),
-                self.config.get("shop") or home.shop,
+            lake = Lake(Path(self.config.get("lake") or home.lake).resolve())
+            engine = open_warehouse(
+                home,
+                warehouse_file=self.config.get("warehouse_file"),
+                shop=self.config.get("shop"),
+                lake=lake.root,
                 memory_limit=self.config.get("memory_limit", "256MB"),
                 threads=self.config.get("threads", 2),
             )
-            lake = Lake(Path(self.config.get("lake") or home.lake).resolve())
             self._run = Run(engine, lake, Options(**options), self.initialized_at)
         return self._run
 
@@ -265,7 +267,7 @@ class TargetWarehouse(Target):
             run, self._run = self._run, None
             try:
                 run.fail()
-            except duckdb.Error as error:
+            except (UserError, duckdb.Error) as error:
                 click.echo(f"{self.name}: the failure could not be noted in ops.syncs: {_one_line(error)}", err=True)
 
     @classmethod

@@ -7,29 +7,50 @@ import os
 import shlex
 import sys
 
+import psycopg2.extensions
+
 from ingestion import settings
 from ingestion.errors import UserError
+from ingestion.postgres_service import service_file
 from ingestion.settings import DEFAULT_SHOP, Settings
-from orchestration.services import shop_database
+from orchestration.services import shop_database, warehouse_database
 from orchestration.services.postgres import VERSIONS, PostgresServer
 
 
 def up(home: Settings, port: int | None, version: int | None) -> None:
-    """Start PostgreSQL and make the shop's database; what is there already stays as it is."""
+    """Start PostgreSQL and make the shop's and the warehouse's databases; what is there already stays as it is."""
     server = PostgresServer.start(home.home / "services" / "postgres", port=port, version=version)
     shop_database.prepare(server, home.service_file)
+    warehouse_database.prepare(psycopg2.extensions.parse_dsn(server.dsn()), home.service_file)
     print(_description(server))
     if server.folder != home.home / "services" / "postgres":
         print(f"Its data are in {server.folder}: the user who runs it cannot reach {home.home}.")
-    print(f"Connections, with passwords: {home.service_file} ({shop_database.OWNER}, {shop_database.READER}).")
+    names = ", ".join((shop_database.OWNER, shop_database.READER, *warehouse_database.ROLES))
+    print(f"Connections, with passwords: {home.service_file} ({names}).")
     variables = _variables()
     print("Next:")
     for command, why in (
         (f"{variables}.venv/bin/demo-shop init --into postgres", "fill it; later: demo-shop advance"),
         (f"{variables}.venv/bin/meltano --environment=services run daily", "load, build, test, publish"),
+        (f"{variables}.venv/bin/meltano --environment=postgres run ingest", "files, into the database warehouse"),
         (f"{variables}scripts/services down", "stop it; its data stay"),
     ):
         print(f"    {command:<70}  # {why}")
+
+
+def warehouse(administrator: str, database: str) -> None:
+    """Make the warehouse's database and roles on a server of the user's own."""
+    try:
+        parameters = psycopg2.extensions.parse_dsn(administrator)
+    except psycopg2.ProgrammingError:
+        # Its message would repeat what it could not read, which may be a password.
+        raise UserError(
+            "the administrator's connection cannot be read; write 'host=db.example.com user=admin dbname=postgres',"
+            " and its password in PGPASSWORD or ~/.pgpass"
+        ) from None
+    file = service_file()
+    warehouse_database.prepare(parameters, file, database)
+    print(f"The database {database} is ready; its connections, with passwords: {file}")
 
 
 def down(home: Settings) -> None:
@@ -73,6 +94,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     start = commands.add_parser("up", help="start it, make the database and its roles, and say what to type next")
     start.add_argument("--port", type=int, help="a port of your choice (default: the one before, else a free one)")
     start.add_argument("--version", type=int, choices=list(VERSIONS), help="PostgreSQL's version (default: 18)")
+    own = commands.add_parser(
+        "warehouse", help="make the warehouse's database and roles on a server of your own (docs/postgres.md)"
+    )
+    own.add_argument(
+        "administrator",
+        help="libpq's connection of a role that may make databases and roles, as in"
+        " 'host=db.example.com user=admin dbname=postgres'; its password in PGPASSWORD or ~/.pgpass",
+    )
+    own.add_argument("--database", default=warehouse_database.DATABASE, help="its name (%(default)s)")
     commands.add_parser("down", help="stop it; its data stay")
     commands.add_parser("status", help="say whether it runs, and where; exit code 1 when it does not")
     return parser.parse_args(arguments)
@@ -83,6 +113,9 @@ def main() -> int:
     options = parse()
     try:
         home = settings.load()
+        if options.command == "warehouse":
+            warehouse(options.administrator, options.database)
+            return 0
         if home.shop != DEFAULT_SHOP:
             raise UserError(f"there are no services for {home.shop}: they are the demo shop's systems")
         if options.command == "up":

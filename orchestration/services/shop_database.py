@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg2
 from psycopg2 import sql
 
-from ingestion.postgres_service import read_services
+from ingestion.postgres_service import read_services, write_services
 from orchestration.services.postgres import PostgresServer, scram_verifier
 
 DATABASE = "shop"
@@ -55,18 +55,5 @@ def prepare(server: PostgresServer, service_file: Path) -> None:
         cursor.execute("select from pg_publication where pubname = %s", (PUBLICATION,))
         if not cursor.fetchall():
             cursor.execute(f"create publication {PUBLICATION} for tables in schema {SCHEMA}")
-    write_services(service_file, server, passwords)
-
-
-def write_services(file: Path, server: PostgresServer, passwords: dict[str, str]) -> None:
-    """Write how to connect as each role, in PostgreSQL's own format, readable by this user alone."""
-    text = "# Written by scripts/services up. Contains passwords.\n"
-    for role, password in passwords.items():
-        # libpq takes no blanks around the equals sign.
-        settings = {"host": server.host, "port": server.port, "dbname": DATABASE, "user": role, "password": password}
-        text += f"\n[{role}]\n" + "".join(f"{name}={value}\n" for name, value in settings.items())
-    beside = file.with_suffix(".next")
-    beside.unlink(missing_ok=True)
-    beside.touch(mode=0o600)
-    beside.write_text(text)
-    beside.replace(file)
+    place = {"host": server.host, "port": server.port, "dbname": DATABASE}
+    write_services(service_file, {role: {**place, "user": role, "password": passwords[role]} for role in passwords})

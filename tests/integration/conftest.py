@@ -8,18 +8,26 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import psycopg2
 import pytest
 
-from ingestion.lake import Lake
+from ingestion import settings
+from ingestion.lake import Lake, Stream
+from ingestion.settings import DUCKDB, POSTGRES
 from ingestion.target import replay
+from ingestion.target.engines import open_warehouse
 from ingestion.target.target import TargetWarehouse
+from orchestration.services import warehouse_database
+from tests.postgres import Database
 
+ENGINES = pytest.mark.parametrize("engine", [DUCKDB, POSTGRES], indirect=True)
+"""Marks tests that are to hold on both engines."""
 TARGET = Path(sys.executable).with_name("target-warehouse")
 
 
@@ -30,9 +38,10 @@ def text(messages: Iterable[dict[str, Any]]) -> str:
 
 @dataclass(frozen=True)
 class TargetHome:
-    """One warehouse folder, and the target that fills it."""
+    """One warehouse folder, and the target that fills its warehouse: a file in it, or a database of PostgreSQL."""
 
     home: Path
+    database: Database | None = None
 
     @property
     def lake(self) -> Lake:
@@ -59,37 +68,91 @@ class TargetHome:
         return subprocess.run([TARGET], input=lines, capture_output=True, text=True, env=os.environ | environment)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        with duckdb.connect(str(self.home / "warehouse.duckdb")) as con:
-            con.execute("set TimeZone = 'UTC'")
-            return con.execute(sql).fetchall()
+        """The rows of a query of the warehouse."""
+        with self.connect() as ask:
+            return ask(sql)
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[Callable[[str], list[tuple[Any, ...]]]]:
+        """A function that runs SQL in the warehouse and returns its rows."""
+        if self.database is None:
+            with duckdb.connect(str(self.home / "warehouse.duckdb")) as con:
+                con.execute("set TimeZone = 'UTC'")
+                yield lambda sql: con.execute(sql).fetchall()
+            return
+        with contextlib.closing(self.database.connect()) as con, con, con.cursor() as cursor:
+
+            def ask(sql: str) -> list[tuple[Any, ...]]:
+                cursor.execute(sql)
+                return cursor.fetchall() if cursor.description else []
+
+            yield ask
+
+    def columns(self, stream: Stream) -> dict[str, str]:
+        """The data columns of the stream's raw table, with DuckDB's names of their types, whatever the engine."""
+        engine = open_warehouse(settings.load(), memory_limit="256MB", threads=1)
+        try:
+            return engine.columns(stream)
+        finally:
+            engine.close()
+
+    @property
+    def exists(self) -> bool:
+        """Whether the target has made ops."""
+        if self.database is None:
+            return (self.home / "warehouse.duckdb").exists()
+        return self.query("select to_regclass('ops.syncs') is not null") == [(True,)]
 
     def check_identities(self) -> None:
         """Every load's counts add up, and raw, ledger, quarantine and lake agree."""
-        with duckdb.connect(str(self.home / "warehouse.duckdb")) as con:
-            loads = con.execute(
+        with self.connect() as ask:
+            loads = ask(
                 "select load_id, source, stream, rows_extracted, rows_loaded, rows_quarantined, rows_dropped, lake_file"
                 " from ops.loads"
-            ).fetchall()
+            )
             assert loads
             for load_id, source, stream, extracted, loaded, quarantined, dropped, lake_file in loads:
                 assert extracted == loaded + quarantined + dropped
-                counts = con.execute(
+                counts = ask(
                     f'select (select count(*) from "raw_{source}"."{stream}" where _sdc_load_id = {load_id}),'
-                    f" (select count(*) from '{self.home / 'lake' / lake_file}'),"
                     f" (select count(*) from ops.quarantine where load_id = {load_id})"
-                ).fetchone()
-                assert counts == (loaded, loaded, quarantined)
+                )
+                assert counts == [(loaded, quarantined)]
+                assert duckdb.sql(f"select count(*) from '{self.home / 'lake' / lake_file}'").fetchall() == [(loaded,)]
             for source, stream in {load[1:3] for load in loads}:
-                raw_loads = con.execute(f'select distinct _sdc_load_id from "raw_{source}"."{stream}"').fetchall()
+                raw_loads = ask(f'select distinct _sdc_load_id from "raw_{source}"."{stream}"')
                 assert {row[0] for row in raw_loads} <= {load[0] for load in loads}
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TargetHome:
+def engine(request: pytest.FixtureRequest) -> str:
+    """The engine of `warehouse`: DuckDB, unless the test is marked with ENGINES."""
+    return getattr(request, "param", DUCKDB)
+
+
+@pytest.fixture
+def warehouse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, request: pytest.FixtureRequest
+) -> TargetHome:
     home = tmp_path / "warehouse"
     monkeypatch.setenv("WAREHOUSE_HOME", str(home))
     monkeypatch.setenv("WAREHOUSE_SHOP", "demo_shop")
-    return TargetHome(home)
+    monkeypatch.delenv("WAREHOUSE_ENGINE", raising=False)
+    if engine == DUCKDB:
+        return TargetHome(home)
+    database = request.getfixturevalue("postgres")
+    monkeypatch.setenv("WAREHOUSE_ENGINE", engine)
+    # As the role that loads, which may no more than it needs.
+    services = request.getfixturevalue("warehouse_services")
+    warehouse_database.prepare(psycopg2.extensions.parse_dsn(database.server.dsn()), services, database.name)
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    return TargetHome(home, database)
+
+
+@pytest.fixture(scope="session")
+def warehouse_services(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The service file of the warehouse's roles, whose passwords stay the same for the session's server."""
+    return tmp_path_factory.mktemp("services") / "pg_service.conf"
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ import json
 import pytest
 
 from ingestion.lake import Stream, connect
+from tests.integration.conftest import ENGINES
 from tests.integration.tap_files_runs import Shop
 from tests.integration.test_target_loading import record, schema
 
+pytestmark = ENGINES
 TEXT_AMOUNT = schema({"id": {"type": "integer"}, "amount": {"type": ["string", "null"]}})
 
 
