@@ -19,7 +19,7 @@ import duckdb
 import yaml
 
 from ingestion.errors import UserError
-from ingestion.settings import PROJECT_ROOT, Settings
+from ingestion.settings import DUCKDB, PROJECT_ROOT, Settings
 from orchestration.audit import Published, audited_build
 from orchestration.publish import published_version, quoted, wal
 
@@ -78,7 +78,12 @@ def _is_of_dbt(name: str) -> bool:
 
 
 def published_as_it_is(home: Settings, wanted: str) -> tuple[Published, datetime] | None:
-    """The published version that a build of inputs with the hash `wanted` would only repeat, and when it was built."""
+    """The published version that a build of inputs with the hash `wanted` would only repeat, and when it was built.
+
+    Only on DuckDB: in PostgreSQL each run builds.
+    """
+    if home.engine != DUCKDB:
+        return None
     try:
         if not _is_untouched(home):
             return None

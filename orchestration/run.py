@@ -26,7 +26,7 @@ from typing import IO, Any
 from ingestion import settings
 from ingestion.demo_shop.shop import POSTGRES, Memory
 from ingestion.errors import UserError
-from ingestion.settings import DEFAULT_SHOP, PROJECT_ROOT, Settings
+from ingestion.settings import DEFAULT_SHOP, DUCKDB, PROJECT_ROOT, Settings
 from ingestion.taps.file_config import load_streams
 from orchestration import commands, summary
 from orchestration.commands import Interrupted
@@ -354,6 +354,11 @@ def resolve(options: argparse.Namespace) -> Settings:
         os.environ["WAREHOUSE_DATA"] = options.data
     options.data = os.environ.get("WAREHOUSE_DATA")
     home = settings.load()
+    if home.engine != DUCKDB:
+        raise UserError(
+            f"scripts/run makes a warehouse of DuckDB, and WAREHOUSE_ENGINE is {home.engine}: unset it, or type"
+            f" `meltano --environment={home.engine} run daily` (docs/postgres.md)"
+        )
     if not home.streams_file.exists():
         known = ", ".join(sorted(file.stem for file in home.streams_file.parent.glob("*.yml")))
         raise UserError(f"there is no shop '{home.shop}' (known: {known}); a new one starts with {home.streams_file}")

@@ -82,6 +82,12 @@ def test_a_shop_in_a_database_is_not_run_as_files(own_home: Path) -> None:
         run.resolve(run.parse([]))
 
 
+def test_a_warehouse_in_postgresql_is_no_run_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAREHOUSE_ENGINE", "postgres")
+    with pytest.raises(UserError, match="meltano --environment=postgres run daily"):
+        run.resolve(run.parse([]))
+
+
 def test_home_that_cannot_be_made_is_named() -> None:
     home = run.resolve(run.parse(["--home", "/dev/null/home"]))
     with pytest.raises(UserError, match="/dev/null/home cannot hold a warehouse"), run.only_run(home):
