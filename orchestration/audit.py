@@ -106,7 +106,7 @@ def chosen(current: Published | None, kept: Sequence[Published], wanted: int | N
         found = [version for version in kept if current is None or version.version < current.version]
     if not found:
         which = f"version {wanted}" if wanted is not None else "previous version"
-        numbers = ", ".join(str(version.version) for version in kept)
+        numbers = ", ".join(str(number) for number in sorted(version.version for version in kept))
         others = f" Kept beside the published one: {numbers} (`--version`)." if kept else ""
         raise UserError(f"There is no {which} in {where}.{others} {UNCHANGED}")
     return max(found, key=lambda version: version.version)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import io
 import os
 import secrets
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -55,12 +57,37 @@ class Disguise:
         """
         if self.is_plain:
             return
-        key = self._key if len(self._key) <= _BLOCK else hashlib.sha256(self._key).digest()
-        for name, pad in (("inner_key", 0x36), ("outer_key", 0x5C)):
-            connection.execute(f"set variable {name} = $1", [bytes(byte ^ pad for byte in key.ljust(_BLOCK, b"\0"))])
+        for name, key in self._padded_keys().items():
+            connection.execute(f"set variable {name} = $1", [key])
         connection.execute(
             "create temp macro keyed_hash(kind, plain) as substr(sha256(getvariable('outer_key') ||"
             f" unhex(sha256(getvariable('inner_key') || encode(kind || ':' || plain)))), 1, {_HASH_LENGTH})"
+        )
+
+    def _padded_keys(self) -> dict[str, bytes]:
+        key = self._key if len(self._key) <= _BLOCK else hashlib.sha256(self._key).digest()
+        pads = {"inner_key": 0x36, "outer_key": 0x5C}
+        return {name: bytes(byte ^ pad for byte in key.ljust(_BLOCK, b"\0")) for name, pad in pads.items()}
+
+    def install_in_postgres(self, cursor: Any) -> None:
+        """Make the key known to a transaction of psycopg2's; it goes there as a COPY's data, which no log has."""
+        if self.is_plain:
+            return
+        keys = self._padded_keys()
+        cursor.execute("create temporary table padded_keys (inner_key bytea, outer_key bytea) on commit drop")
+        line = "\t".join("\\\\x" + keys[name].hex() for name in ("inner_key", "outer_key"))
+        cursor.copy_expert("copy pg_temp.padded_keys from stdin", io.StringIO(line))
+
+    def postgres_sql(self, column: str, kind: str, column_type: str) -> str:
+        """As `sql`, for PostgreSQL: the same values."""
+        if self.is_plain:
+            return column
+        if kind in _HASHED:
+            inner, outer = (f"(select {name} from pg_temp.padded_keys)" for name in ("inner_key", "outer_key"))
+            plain = f"convert_to('{kind}:' || {column}, 'UTF8')"
+            return f"left(encode(sha256({outer} || sha256({inner} || {plain})), 'hex'), {_HASH_LENGTH})"
+        return (
+            f"cast(floor({column} / 10.0) * 10 as {column_type})" if kind == "age" else f"cast(null as {column_type})"
         )
 
     def sql(self, column: str, kind: str) -> str:

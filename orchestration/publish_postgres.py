@@ -1,0 +1,494 @@
+"""Publish on PostgreSQL: the audited marts, personal data hidden, become what readers of the schema `marts` see.
+
+Readers ask views. Behind each is one table in the schema `published` with a partition for each of a few slots; a
+version fills one slot of all tables, and the view shows the slot that `published.current_slot` names. So a new version
+is seen by one changed row: whoever asks has one snapshot for the whole query, and in it one version, while nobody waits
+for a lock. (Renaming schemas was measured: the names in one query are looked up one after another, and now and then one
+was found in the old schema and the next in the new.)
+
+Only where the marts' columns changed, tables and views are made anew beside the old ones and take their names, in a
+transaction that has the old views for itself for a moment. The old ones stay as the schemas `..._before`, until the
+next such change, so that their versions can be brought back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import psycopg2
+from psycopg2 import errors, sql
+
+from ingestion import settings
+from ingestion.errors import UserError
+from ingestion.postgres_service import connection as service
+from ingestion.settings import Settings
+from orchestration.audit import (
+    BUILD_FIRST,
+    UNCHANGED,
+    Published,
+    audited_build,
+    chosen,
+    outdated,
+    versions_kept,
+)
+from orchestration.personal_data import CHOICE, PLAIN, Disguise, disguise
+
+SERVICE, REPORTER = "warehouse_transformer", "warehouse_reporter"
+"""The connection of publish in PostgreSQL's service file, and the role that may read what it published."""
+BUILD = "build"
+"""The schema in which dbt builds the marts."""
+# Of one publish at a time; two numbers, so that no other program's lock is likely to be the same.
+_LOCK = (1_467_045_491, 2)
+# Behind a query that is at work new ones would wait as long as we do; shorter than PostgreSQL's deadlock_timeout (1 s),
+# so that it is always we who give way, and never a reader.
+_WAIT_FOR_READERS = "300ms"
+_ATTEMPTS, _BETWEEN_SECONDS = 100, 0.2
+_WAIT_FOR_BUILD = "10s"
+_MESSAGE_LENGTH = 500
+
+Column = tuple[str, str]  # name, type
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class _Generation:
+    """The schemas of tables and views that belong together."""
+
+    suffix: str
+
+    @property
+    def tables(self) -> str:
+        return f"published{self.suffix}"
+
+    @property
+    def views(self) -> str:
+        return f"marts{self.suffix}"
+
+    @property
+    def meta(self) -> str:
+        return f"meta{self.suffix}"
+
+    @property
+    def schemas(self) -> tuple[str, str, str]:
+        return self.tables, self.views, self.meta
+
+
+_NOW, _BEFORE, _NEXT, _ASIDE = (_Generation(suffix) for suffix in ("", "_before", "_next", "_aside"))
+
+
+def publish(home: Settings) -> tuple[Published, bool]:
+    """Publish the marts of the last build; the flag is False when that build was published before, in the same form.
+
+    Raises:
+        UserError: the server cannot be reached, the last build may not be published, another publish is at work, or
+            readers do not let the views be exchanged. What is published stays as it was.
+    """
+    with _connected() as connection:
+        publisher = _Publisher(home, connection)
+        return publisher.run(publisher.publish)
+
+
+def bring_back(home: Settings, number: int | None = None) -> Published:
+    """Publish a kept version again: the one of this number, or else the one before the published one.
+
+    Newer ones stay until the next publish.
+
+    Raises:
+        UserError: there is none, or it shows personal data that is to be hidden.
+    """
+    with _connected() as connection:
+        publisher = _Publisher(home, connection)
+        return publisher.run(lambda: publisher.bring_back(number))
+
+
+def place() -> str:
+    """What is published, for people to read."""
+    parameters = service(SERVICE)
+    return f"the schema {_NOW.views} of the database {parameters.get('dbname')} on {parameters.get('host')}"
+
+
+@contextmanager
+def _connected() -> Iterator[Any]:
+    """A connection that holds the lock of publishing. All errors of PostgreSQL are raised as UserError."""
+    try:
+        with closing(psycopg2.connect(**{"connect_timeout": 10, **service(SERVICE)})) as connection:
+            with connection, connection.cursor() as cursor:
+                cursor.execute("set time zone 'UTC'; set client_min_messages = warning")
+                cursor.execute("select pg_try_advisory_lock(%s, %s)", _LOCK)
+                if not cursor.fetchall()[0][0]:
+                    raise UserError(f"Another publish is at work in this database. {UNCHANGED}")
+            yield connection
+    except psycopg2.Error as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"PostgreSQL refused to publish ({SERVICE}): {lines[0]}. {UNCHANGED}") from None
+
+
+class _Publisher:
+    """One publish, over one connection, and but for the notes of refusals in one transaction."""
+
+    def __init__(self, home: Settings, connection: Any) -> None:
+        self.home = home
+        self._connection = connection
+        self._cursor = connection.cursor()
+
+    def run(self, act: Callable[[], _T]) -> _T:
+        """Do it whole or not at all; a refusal is noted in `ops.publishes`."""
+        try:
+            done = act()
+            self._connection.commit()
+        except UserError as refusal:
+            self._connection.rollback()
+            if self._rows("select to_regclass('ops.publishes') is not null") == [(True,)]:
+                self._note("refused", None, " ".join(str(refusal).split())[:_MESSAGE_LENGTH])
+                self._connection.commit()
+            raise
+        self._clean()
+        return done
+
+    def publish(self) -> tuple[Published, bool]:
+        """See the module's `publish`."""
+        hidden, staying = disguise(self.home), versions_kept() - 1
+        built, personal = self._noted()
+        self._hold(built)
+        build = audited_build(self._rows, self.home.shop)
+        current, kept = self._current(), self._kept()
+        if current and (current.invocation_id, current.personal_data) == (build.invocation_id, hidden.name):
+            return current, False
+        if not built:
+            raise UserError(f"No mart was built. {BUILD_FIRST}")
+        newest = max([version.version for version in kept] + [self._newest_noted()])
+        new = Published(newest + 1, build.invocation_id, build.load_bound, build.shop, hidden.name)
+        form = None if hidden.is_plain else hidden.name
+        gone = outdated(list(kept), current.version if current else newest, staying, form)
+        columns = {mart: self._columns(BUILD, mart) for mart in built}
+        if columns == self._published_columns() and len(self._slots(_NOW)) == staying + 2:
+            self._fill(_NOW, new, columns, personal, hidden)
+        else:
+            self._make(_NEXT, columns, staying + 2)
+            self._fill(_NEXT, new, columns, personal, hidden)
+            self._exchange(_NEXT)
+        # Each time: the role may have been made since.
+        self._allow(_NOW, "grant usage on schema {} to {}")
+        self._allow(_NOW, "grant select on all tables in schema {} to {}")
+        self._forget(gone)
+        self._note("publish", new)
+        return new, True
+
+    def bring_back(self, number: int | None) -> Published:
+        """See the module's `bring_back`."""
+        hidden = disguise(self.home)
+        current, kept = self._current(), self._kept()
+        others = [version for version in kept if version != current]
+        version = chosen(current, others, number, f"the schema {_NOW.tables}")
+        if version.personal_data != hidden.name and not hidden.is_plain:
+            raise UserError(
+                f"Version {version.version} has personal data {version.personal_data}, not {hidden.name}."
+                f" To bring it back all the same, set {CHOICE}={PLAIN}. {UNCHANGED}"
+            )
+        generation, slot = kept[version]
+        self._show(generation, slot)
+        if generation == _BEFORE:
+            self._exchange(_BEFORE)
+            self._allow(_NOW, "grant usage on schema {} to {}")
+        self._forget([other for other in others if other.personal_data != hidden.name and not hidden.is_plain])
+        if current and current.personal_data != hidden.name and not hidden.is_plain:
+            self._forget([current])
+        self._note("previous", version)
+        return version
+
+    def _noted(self) -> tuple[list[str], dict[tuple[str, str], str]]:
+        """The marts that are built and may be published, and the kind of each of their columns with personal data."""
+        if self._rows("select to_regclass('ops.models') is null or to_regclass('ops.personal_columns') is null")[0][0]:
+            raise UserError(f"The marts were never built. {BUILD_FIRST}")
+        built = self._rows(
+            "select tables.table_name from information_schema.tables as tables inner join ops.models"
+            f" on tables.table_name = lower(models.model) where tables.table_schema = '{BUILD}' order by 1"
+        )
+        kinds = self._rows("select lower(model), lower(column_name), kind from ops.personal_columns")
+        self._connection.commit()
+        return [name for (name,) in built], {(model, column): kind for model, column, kind in kinds}
+
+    def _hold(self, built: Sequence[str]) -> None:
+        """Begin the transaction that publishes: no build can exchange these tables until it ends.
+
+        Its one snapshot is taken after that, so that the tables are those of which `ops.builds` speaks in it.
+        """
+        self._connection.set_session(isolation_level="REPEATABLE READ")
+        self._run("set local lock_timeout = {}", sql.Literal(_WAIT_FOR_BUILD))
+        if built:
+            try:
+                self._run("lock table {} in access share mode", _listed(_name(BUILD, mart) for mart in built))
+            except (errors.LockNotAvailable, errors.UndefinedTable):
+                raise UserError(f"The marts are in use by a build. {UNCHANGED}") from None
+
+    def _current(self) -> Published | None:
+        if not self._exists(_NOW):
+            return None
+        found = self._rows(
+            _VERSIONS.format(_name(_NOW.tables, "versions"))
+            + sql.SQL(" where slot = {}").format(
+                sql.SQL("(select slot from {})").format(_name(_NOW.tables, "current_slot"))
+            )
+        )
+        return Published(*found[0][1:]) if found else None
+
+    def _kept(self) -> dict[Published, tuple[_Generation, int]]:
+        """All versions that are there, the published one among them, and where."""
+        found = {}
+        for generation in (_BEFORE, _NOW):
+            for slot, *version in self._slots(generation):
+                if version[0] is not None:
+                    found[Published(*version)] = (generation, slot)
+        return found
+
+    def _slots(self, generation: _Generation) -> list[tuple[Any, ...]]:
+        """Each slot, and what `versions` says of it: nulls where it is free."""
+        if not self._exists(generation):
+            return []
+        return self._rows(_VERSIONS.format(_name(generation.tables, "versions")) + sql.SQL(" order by slot"))
+
+    def _exists(self, generation: _Generation) -> bool:
+        return self._rows(f"select to_regclass('{generation.tables}.versions') is not null") == [(True,)]
+
+    def _columns(self, schema: str, table: str) -> list[Column]:
+        return self._rows(
+            sql.SQL(
+                "select attname, format_type(atttypid, atttypmod) from pg_attribute where attrelid = {}::regclass"
+                " and attnum > 0 and not attisdropped and attname <> '_slot' order by attnum"
+            ).format(sql.Literal(_name(schema, table).as_string(self._connection)))
+        )
+
+    def _published_columns(self) -> dict[str, list[Column]]:
+        marts = self._rows(f"select table_name from information_schema.views where table_schema = '{_NOW.views}'")
+        return {mart: self._columns(_NOW.tables, mart) for (mart,) in marts}
+
+    def _make(self, generation: _Generation, columns: Mapping[str, Sequence[Column]], slots: int) -> None:
+        """Empty tables, and the views of them."""
+        for schema in generation.schemas:
+            self._run("create schema {}", _name(schema))
+        versions, current = _name(generation.tables, "versions"), _name(generation.tables, "current_slot")
+        self._run(
+            "create table {} (slot smallint primary key, version bigint, invocation_id text, load_bound bigint,"
+            " shop text, personal_data text, published_at timestamptz)",
+            versions,
+        )
+        self._run("insert into {} (slot) select generate_series(0, {})", versions, sql.Literal(slots - 1))
+        self._run("create table {} (slot smallint)", current)
+        self._run("insert into {} values (null)", current)
+        self._run(
+            "create view {} as select version, invocation_id, published_at, load_bound, shop, personal_data from {}"
+            " where slot = (select slot from {})",
+            _name(generation.meta, "publish_info"),
+            versions,
+            current,
+        )
+        for mart, of_mart in columns.items():
+            table = _name(generation.tables, mart)
+            self._run(
+                "create table {} (like {}, _slot smallint not null) partition by list (_slot)",
+                table,
+                _name(BUILD, mart),
+            )
+            for slot in range(slots):
+                partition = _name(generation.tables, _partition(mart, slot))
+                self._run("create table {} partition of {} for values in ({})", partition, table, sql.Literal(slot))
+            for indexed in self._indexes(mart):
+                self._run("create index on {} ({})", table, _listed(map(_name, indexed)))
+            self._run(
+                "create view {} as select {} from {} where _slot = (select slot from {})",
+                _name(generation.views, mart),
+                _listed(_name(column) for column, _ in of_mart),
+                table,
+                current,
+            )
+
+    def _indexes(self, mart: str) -> list[list[str]]:
+        """The columns of each index of a mart as it is built."""
+        found = self._rows(
+            sql.SQL(
+                "select array_agg(attname::text order by position) from pg_index cross join unnest(indkey::smallint[])"
+                " with ordinality as of_index (number, position) inner join pg_attribute on attrelid = indrelid and"
+                " attnum = number where indrelid = {}::regclass and indpred is null and indexprs is null"
+                " group by indexrelid order by indexrelid"
+            ).format(sql.Literal(_name(BUILD, mart).as_string(self._connection)))
+        )
+        return [columns for (columns,) in found]
+
+    def _fill(
+        self,
+        generation: _Generation,
+        version: Published,
+        columns: Mapping[str, Sequence[Column]],
+        personal: Mapping[tuple[str, str], str],
+        hidden: Disguise,
+    ) -> None:
+        """Write the built marts into a free slot, and show it."""
+        slot = next(slot for slot, number, *_ in self._slots(generation) if number is None)
+        hidden.install_in_postgres(self._cursor)
+        for mart, of_mart in columns.items():
+            shown = [
+                sql.SQL(hidden.postgres_sql(_quoted(column), personal[mart, column], kind))
+                if (mart, column) in personal
+                else _name(column)
+                for column, kind in of_mart
+            ]
+            self._run(
+                "insert into {} ({}, _slot) select {}, {} from {}",
+                _name(generation.tables, _partition(mart, slot)),
+                _listed(_name(column) for column, _ in of_mart),
+                _listed(shown),
+                sql.Literal(slot),
+                _name(BUILD, mart),
+            )
+            # Of what nobody counted, queries of several marts would be planned as of few rows.
+            self._run("analyze {}", _name(generation.tables, mart))
+        self._run(
+            "update {} set (version, invocation_id, load_bound, shop, personal_data, published_at) ="
+            " ({}, now()) where slot = {}",
+            _name(generation.tables, "versions"),
+            _listed(sql.Literal(value) for value in _values(version)),
+            sql.Literal(slot),
+        )
+        self._show(generation, slot)
+
+    def _show(self, generation: _Generation, slot: int) -> None:
+        self._run("update {} set slot = {}", _name(generation.tables, "current_slot"), sql.Literal(slot))
+
+    def _exchange(self, taking: _Generation) -> None:
+        """Have another generation take the names that readers use; the one that had them becomes the one before.
+
+        Raises UserError when readers kept the old views in use all the time.
+        """
+        if self._exists(_NOW):
+            self._have_for_ourselves(_NOW)
+            if taking == _NEXT and self._exists(_BEFORE):
+                self._drop(_BEFORE)
+            self._rename(_NOW, _ASIDE)
+            self._rename(taking, _NOW)
+            self._rename(_ASIDE, _BEFORE)
+            self._allow(_BEFORE, "revoke usage on schema {} from {}")
+        else:
+            self._rename(taking, _NOW)
+
+    def _have_for_ourselves(self, generation: _Generation) -> None:
+        """Wait until no query uses the views of a generation; new ones wait for us, for a moment at a time."""
+        views = self._rows(
+            f"select table_schema, table_name from information_schema.views"
+            f" where table_schema in ('{generation.views}', '{generation.meta}') order by 1, 2"
+        )
+        self._run("set local lock_timeout = {}", sql.Literal(_WAIT_FOR_READERS))
+        for attempt in range(_ATTEMPTS):
+            self._run("savepoint waiting")
+            try:
+                self._run("lock table {} in access exclusive mode", _listed(_name(*view) for view in views))
+                return
+            except errors.LockNotAvailable:
+                self._run("rollback to savepoint waiting")
+            if attempt + 1 < _ATTEMPTS:
+                time.sleep(_BETWEEN_SECONDS)
+        raise UserError(
+            "The marts have other columns than before, and their views cannot be exchanged while queries use them"
+            " without pause, or a reader leaves a transaction open (see pg_locks). Publish again."
+            f" {UNCHANGED}"
+        )
+
+    def _rename(self, generation: _Generation, to: _Generation) -> None:
+        for old, new in zip(generation.schemas, to.schemas, strict=True):
+            self._run("alter schema {} rename to {}", _name(old), _name(new))
+
+    def _drop(self, generation: _Generation) -> None:
+        for schema in generation.schemas:
+            self._run("drop schema {} cascade", _name(schema))
+
+    def _allow(self, generation: _Generation, right: str) -> None:
+        if self._rows(f"select from pg_roles where rolname = '{REPORTER}'"):
+            for schema in (generation.views, generation.meta):
+                self._run(right, _name(schema), _name(REPORTER))
+
+    def _forget(self, versions: Iterable[Published]) -> None:
+        """Remove the rows of kept versions; readers who see them already go on to."""
+        kept = self._kept()
+        for generation, slot in [kept[version] for version in versions if version in kept]:
+            for (mart,) in self._rows(
+                f"select table_name from information_schema.views where table_schema = '{generation.views}'"
+            ):
+                self._run("delete from {}", _name(generation.tables, _partition(mart, slot)))
+            self._run(
+                "update {} set (version, invocation_id, load_bound, shop, personal_data, published_at) ="
+                " (null, null, null, null, null, null) where slot = {}",
+                _name(generation.tables, "versions"),
+                sql.Literal(slot),
+            )
+
+    def _clean(self) -> None:
+        """Have the room of removed rows used again: the next version goes there.
+
+        Without truncating, for which PostgreSQL would want the tables for itself.
+        """
+        free = [
+            _name(generation.tables, _partition(mart, slot))
+            for generation in (_NOW, _BEFORE)
+            for slot, number, *_ in self._slots(generation)
+            if number is None
+            for (mart,) in self._rows(
+                f"select table_name from information_schema.views where table_schema = '{generation.views}'"
+            )
+        ]
+        self._connection.commit()
+        if free:
+            self._connection.autocommit = True
+            self._run("vacuum (truncate false) {}", _listed(free))
+
+    def _newest_noted(self) -> int:
+        """The highest number that BI has seen; of a version that is gone nothing else tells."""
+        if self._rows("select to_regclass('ops.publishes') is null") == [(True,)]:
+            return 0
+        return self._rows("select coalesce(max(version), 0) from ops.publishes")[0][0]
+
+    def _note(self, action: str, version: Published | None, reason: str | None = None) -> None:
+        self._cursor.execute(
+            "insert into ops.publishes (version, invocation_id, action, noted_at, load_bound, reason, run_id)"
+            " values (%s, %s, %s, now(), %s, %s, %s)",
+            [
+                version.version if version else None,
+                version.invocation_id if version else None,
+                action,
+                version.load_bound if version else None,
+                reason,
+                settings.run_id(),
+            ],
+        )
+
+    def _rows(self, query: str | sql.Composable) -> list[tuple[Any, ...]]:
+        self._cursor.execute(query)
+        return self._cursor.fetchall()
+
+    def _run(self, statement: str, *names: sql.Composable) -> None:
+        self._cursor.execute(sql.SQL(statement).format(*names))
+
+
+_VERSIONS = sql.SQL("select slot, version, invocation_id, load_bound, shop, personal_data from {}")
+
+
+def _values(version: Published) -> tuple[Any, ...]:
+    return version.version, version.invocation_id, version.load_bound, version.shop, version.personal_data
+
+
+def _partition(mart: str, slot: int) -> str:
+    return f"{mart}__{slot}"
+
+
+def _name(*parts: str) -> sql.Identifier:
+    return sql.Identifier(*parts)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _listed(parts: Iterable[sql.Composable]) -> sql.Composed:
+    return sql.SQL(", ").join(parts)

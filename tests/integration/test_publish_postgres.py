@@ -1,0 +1,329 @@
+"""Publishing on a real PostgreSQL server, from tables shaped as dbt and the target leave them there."""
+
+from __future__ import annotations
+
+import hmac
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2.extensions import parse_dsn
+
+from ingestion.errors import UserError
+from ingestion.settings import Settings
+from orchestration import publish_postgres
+from orchestration.publish_postgres import bring_back, publish
+from tests.integration.reading import QUERY, readers
+from tests.postgres import Database
+
+LOAD = 1_000
+
+
+class Warehouse:
+    """A database with one load and its complete, passed build of 1000 rows a 10.00."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self.database, self.settings = database, settings
+        database.execute(
+            "create schema ops",
+            "create schema build",
+            "create table ops.loads (load_id bigint)",
+            f"insert into ops.loads values ({LOAD})",
+            "create table ops.builds (invocation_id text, command text, is_complete boolean, status text,"
+            " load_bound bigint, shop text, started_at timestamptz, failures bigint, loads bigint,"
+            " build_number bigint)",
+            "create table ops.publishes (version bigint, invocation_id text, action text, noted_at timestamptz,"
+            " load_bound bigint, reason text, run_id text)",
+            "create table ops.models (model text)",
+            "insert into ops.models values ('fact_orders'), ('dim_customers')",
+            "create table ops.personal_columns (model text, column_name text, kind text)",
+            "insert into ops.personal_columns values ('dim_customers', 'name', 'name'),"
+            " ('dim_customers', 'Email', 'email'), ('dim_customers', 'age', 'age'), ('dim_users', 'email', 'email'),"
+            " ('dim_customers', 'street', 'address')",
+        )
+        self.build("first", price=10)
+
+    def build(
+        self,
+        invocation: str,
+        *,
+        price: int = 10,
+        rows: int = 1000,
+        status: str = "passed",
+        is_complete: bool = True,
+        more: str = "",
+    ) -> None:
+        """What dbt leaves: a row of ops.builds, and the marts in `build`, each made anew."""
+        self.database.execute(
+            f"insert into ops.builds select '{invocation}', 'build', {is_complete}, '{status}', {LOAD}, 'demo_shop',"
+            " now(), 0, (select count(*) from ops.loads), (select count(*) from ops.builds)",
+            "drop table if exists build.fact_orders, build.dim_customers, build.dim_users cascade",
+            "create table build.fact_orders as select n as order_line_id, md5(n::text) as noise,"
+            f" {price}::numeric(18, 4) as amount{more} from generate_series(0, {rows - 1}) as n",
+            "alter table build.fact_orders alter column order_line_id set not null",
+            "create unique index on build.fact_orders (order_line_id)",
+            "create table build.dim_customers as select n as user_id, 'Ann Lee'::text as name,"
+            " 'ann' || n % 7 || '@example.com' as email, case when n > 0 then 30 + n end as age,"
+            f" 'Elm Street'::varchar(40) as street, {price} as price from generate_series(0, 19) as n",
+            "create table build.dim_users as select 1 as user_id, 'x@example.com' as email",
+        )
+
+    def prices(self) -> set[int]:
+        return {int(price) for (price,) in self.database.query("select distinct amount from marts.fact_orders")}
+
+    def noted(self) -> list[tuple[Any, ...]]:
+        return self.database.query("select action, version, reason from ops.publishes order by noted_at")
+
+
+@pytest.fixture
+def warehouse(postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Warehouse]:
+    connect_as(postgres, tmp_path, monkeypatch)
+    yield Warehouse(postgres, Settings(shop="demo_shop", home=tmp_path, data=tmp_path / "source"))
+
+
+def connect_as(postgres: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, **other: str) -> None:
+    file = folder / "pg_service.conf"
+    parameters = parse_dsn(postgres.dsn) | other
+    file.write_text("[warehouse_transformer]\n" + "".join(f"{name}={value}\n" for name, value in parameters.items()))
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+
+
+def test_publishes_the_marts_with_personal_data_hidden_and_nothing_else(warehouse: Warehouse) -> None:
+    version, is_new = publish(warehouse.settings)
+    assert (version.version, is_new, version.load_bound) == (1, True, LOAD)
+    assert warehouse.database.query(
+        "select table_name from information_schema.views where table_schema = 'marts' order by 1"
+    ) == [("dim_customers",), ("fact_orders",)]
+    key = warehouse.settings.personal_data_key_file.read_bytes()
+    before = warehouse.database.query("select user_id, email, age from build.dim_customers order by 1")
+    after = warehouse.database.query("select user_id, name, email, age, street from marts.dim_customers order by 1")
+    assert len(before) == 20
+    for (user_id, email, age), hidden in zip(before, after, strict=True):
+        assert hidden == (
+            user_id,
+            hmac.new(key, b"name:Ann Lee", "sha256").hexdigest()[:32],
+            hmac.new(key, f"email:{email}".encode(), "sha256").hexdigest()[:32],
+            None if age is None else age // 10 * 10,
+            None,
+        )
+    types = "select table_name, column_name, data_type from information_schema.columns where table_schema = '{}'"
+    built = set(warehouse.database.query(types.format("build"))) - {
+        ("dim_users", "user_id", "integer"),
+        ("dim_users", "email", "text"),
+    }
+    assert set(warehouse.database.query(types.format("marts"))) == built
+    assert warehouse.database.query("select version, invocation_id, shop from meta.publish_info") == [
+        (1, "first", "demo_shop")
+    ]
+    assert publish(warehouse.settings) == (version, False)
+    assert [row[:2] for row in warehouse.noted()] == [("publish", 1)]
+
+
+def test_what_is_published_is_indexed_as_it_was_built(warehouse: Warehouse) -> None:
+    publish(warehouse.settings)
+    found = warehouse.database.query(
+        "select count(*) from pg_indexes where schemaname = 'published' and indexdef like '%(order_line_id)%'"
+    )
+    assert found == [(4,)], "of the table and of its slots"
+
+
+def test_versions_are_kept_and_brought_back(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAREHOUSE_VERSIONS_KEPT", "3")
+    publish(warehouse.settings)
+    for number in range(2, 6):
+        warehouse.build(f"build {number}", price=10 * number)
+        assert publish(warehouse.settings)[0].version == number
+    assert [bring_back(warehouse.settings).version for _ in range(2)] == [4, 3]
+    assert warehouse.prices() == {30}
+    with pytest.raises(UserError, match=r"no previous version .*Kept .* 4, 5"):
+        bring_back(warehouse.settings)
+    assert bring_back(warehouse.settings, 5).version == 5
+    bring_back(warehouse.settings, 4)
+    warehouse.build("build 6", price=60)
+    assert publish(warehouse.settings)[0].version == 6
+    assert warehouse.prices() == {60}
+    with pytest.raises(UserError, match="no version 5"):
+        bring_back(warehouse.settings, 5)
+    assert bring_back(warehouse.settings).version == 4
+    assert warehouse.prices() == {40}
+    assert [row[0] for row in warehouse.noted()].count("previous") == 5
+
+
+def test_marts_with_other_columns_are_published_and_the_version_before_can_be_brought_back(
+    warehouse: Warehouse,
+) -> None:
+    publish(warehouse.settings)
+    warehouse.build("second", price=20, more=", 'x' as channel")
+    assert publish(warehouse.settings)[0].version == 2
+    assert warehouse.database.query("select distinct amount, channel from marts.fact_orders") == [(20, "x")]
+    assert bring_back(warehouse.settings).version == 1
+    assert warehouse.prices() == {10}
+    with pytest.raises(psycopg2.errors.UndefinedColumn):
+        warehouse.database.query("select channel from marts.fact_orders")
+    assert bring_back(warehouse.settings, 2).version == 2
+    assert warehouse.database.query("select distinct amount, channel from marts.fact_orders") == [(20, "x")]
+    warehouse.build("third", price=30, more=", 'x' as channel, 1 as n")
+    assert publish(warehouse.settings)[0].version == 3
+    assert bring_back(warehouse.settings).version == 2
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda warehouse: warehouse.build("x", price=20, status="failed"), "failed"),
+        (lambda warehouse: warehouse.build("x", price=20, status="running"), "did not end"),
+        (lambda warehouse: warehouse.build("x", price=20, is_complete=False), "only a part"),
+        (lambda warehouse: warehouse.database.execute("insert into ops.loads values (2)"), "1 loads came after"),
+        (lambda warehouse: warehouse.database.execute("drop table ops.builds"), "never built"),
+        (lambda warehouse: warehouse.database.execute("drop table ops.models"), "never built"),
+    ],
+)
+def test_refuses_in_one_line_and_leaves_what_is_published(
+    warehouse: Warehouse, spoil: Callable[[Warehouse], None], message: str
+) -> None:
+    publish(warehouse.settings)
+    spoil(warehouse)
+    with pytest.raises(UserError, match=message) as refusal:
+        publish(warehouse.settings)
+    assert "\n" not in str(refusal.value)
+    assert warehouse.prices() == {10}
+    assert [row[0] for row in warehouse.noted()] == ["publish", "refused"]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"password": "pass-wrong"}, "password authentication failed"),
+        ({"port": "1"}, "Connection refused"),
+        ({"dbname": "nowhere"}, "does not exist"),
+    ],
+)
+def test_a_server_that_refuses_is_one_line_without_the_password(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, str], message: str
+) -> None:
+    connect_as(warehouse.database, tmp_path, monkeypatch, **other)
+    with pytest.raises(UserError, match=message) as refusal:
+        publish(warehouse.settings)
+    assert "\n" not in str(refusal.value) and "pass-wrong" not in str(refusal.value)
+
+
+def test_a_second_publish_at_once_is_refused(warehouse: Warehouse) -> None:
+    with closing(warehouse.database.connect()) as other, other.cursor() as cursor:
+        cursor.execute("select pg_advisory_lock(%s, %s)", publish_postgres._LOCK)
+        with pytest.raises(UserError, match="Another publish is at work"):
+            publish(warehouse.settings)
+
+
+def test_a_build_that_exchanges_its_tables_meanwhile_is_waited_for_and_not_mixed_in(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(warehouse.settings)
+    with closing(warehouse.database.connect()) as other, other.cursor() as cursor:
+        cursor.execute("lock table build.fact_orders in access exclusive mode")
+        monkeypatch.setattr(publish_postgres, "_WAIT_FOR_BUILD", "200ms")
+        with pytest.raises(UserError, match="in use by a build"):
+            publish(warehouse.settings)
+    assert warehouse.prices() == {10}
+
+
+def test_the_key_is_in_no_statement_that_the_server_logs(warehouse: Warehouse) -> None:
+    warehouse.database.execute(f"alter database {warehouse.database.name} set log_statement = 'all'")
+    publish(warehouse.settings)
+    log = (warehouse.database.server.folder / "server.log").read_text(errors="replace")
+    key = warehouse.settings.personal_data_key_file.read_bytes().strip()
+    assert 'insert into "published_next"."dim_customers__0"' in log
+    for pad in (0, 0x36, 0x5C):
+        padded = bytes(byte ^ pad for byte in key)
+        assert padded.hex() not in log and padded.decode(errors="replace") not in log
+
+
+@pytest.mark.parametrize("form", ["same", "other columns"])
+def test_a_killed_publish_leaves_the_old_version_and_the_next_one_goes_on(warehouse: Warehouse, form: str) -> None:
+    publish(warehouse.settings)
+    warehouse.build("second", price=20, more=", 1 as n" if form == "other columns" else "")
+    kill_in_the_middle(warehouse)
+    assert warehouse.prices() == {10}
+    assert publish(warehouse.settings)[0].version == 2
+    assert warehouse.prices() == {20}
+    assert bring_back(warehouse.settings).version == 1
+
+
+def kill_in_the_middle(warehouse: Warehouse) -> None:
+    """End a publish that has written the new version, and not yet committed it."""
+    script = (
+        "import os; from pathlib import Path; from ingestion.settings import Settings;"
+        "from orchestration import publish_postgres as module;"
+        f"home = Path({str(warehouse.settings.home)!r}); module._Publisher._note = lambda *values: os._exit(9);"
+        "module.publish(Settings(shop='demo_shop', home=home, data=home))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 9
+
+
+def test_readers_meet_no_error_no_mixture_and_no_build_that_failed(warehouse: Warehouse, full: bool) -> None:
+    """Publishes under readers without pause; one of five builds failed, one publish is killed, columns change twice."""
+    publishes, at_work = (100, 8) if full else (16, 3)
+    publish(warehouse.settings)
+    price_of = {1: 10}
+    dsn = warehouse.database.dsn + "?options=-csearch_path%3Dmarts"
+    with readers(at_work, "postgres", dsn) as answers:
+        for number in range(1, publishes):
+            price = 10 * number + 10
+            more = ", 1 as n" if publishes // 3 < number <= 2 * publishes // 3 else ""
+            if number % 5 == 4:
+                warehouse.build(f"failed {number}", price=-1, status="failed", more=more)
+                with pytest.raises(UserError, match="failed"):
+                    publish(warehouse.settings)
+                continue
+            warehouse.build(f"build {number}", price=price, more=more)
+            if number == publishes // 2 + 1:
+                kill_in_the_middle(warehouse)
+            version, is_new = publish(warehouse.settings)
+            assert is_new
+            price_of[version.version] = price
+    for of_reader in answers:
+        assert [answer.error for answer in of_reader if answer.error] == []
+        for answer in of_reader:
+            assert (answer.prices, answer.rows) == ({price_of[answer.version]}, 1000)
+        versions = [answer.version for answer in of_reader]
+        assert versions == sorted(versions) and len(set(versions)) > 4, "it saw new versions while it read"
+
+
+def test_a_reader_who_leaves_a_transaction_open_stops_other_columns_only(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(warehouse.settings)
+    monkeypatch.setattr(publish_postgres, "_ATTEMPTS", 2)
+    with closing(warehouse.database.connect()) as reader, reader.cursor() as cursor:
+        cursor.execute("set search_path = marts; set transaction isolation level repeatable read")
+        cursor.execute(QUERY)
+        first = cursor.fetchall()
+        warehouse.build("second", price=20)
+        assert publish(warehouse.settings)[0].version == 2
+        cursor.execute(QUERY)
+        assert cursor.fetchall() == first, "its snapshot"
+        warehouse.build("third", price=30, more=", 1 as n")
+        waited = threading.Event()
+        with pytest.raises(UserError, match="have other columns than before, and their views cannot be exchanged"):
+            publish(warehouse.settings)
+        assert not waited.is_set() and warehouse.prices() == {20}
+    assert publish(warehouse.settings)[0].version == 3
+    assert warehouse.prices() == {30}
+
+
+def test_what_was_published_plain_is_gone_when_it_is_hidden(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA", "plain")
+    publish(warehouse.settings)
+    assert ("Ann Lee",) in warehouse.database.query("select name from marts.dim_customers")
+    monkeypatch.delenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA")
+    assert publish(warehouse.settings)[0].version == 2
+    assert warehouse.database.query("select count(*) from published.dim_customers where name = 'Ann Lee'") == [(0,)]
+    with pytest.raises(UserError, match="no previous version"):
+        bring_back(warehouse.settings)
