@@ -21,7 +21,7 @@ import yaml
 from ingestion.errors import UserError
 from ingestion.settings import DUCKDB, PROJECT_ROOT, Settings
 from orchestration.audit import Published, audited_build
-from orchestration.publish import published_version, quoted, wal
+from orchestration.publish_duckdb import published_version, quoted, wal
 
 VARIABLE = "WAREHOUSE_INPUTS_HASH"
 """Through which dbt is told, to write it into `ops.builds` (macros/invocation.sql)."""

@@ -105,8 +105,8 @@ def bring_back(home: Settings, number: int | None = None) -> Published:
         return publisher.run(lambda: publisher.bring_back(number))
 
 
-def place() -> str:
-    """What is published, for people to read."""
+def place(home: Settings) -> str:
+    """Where readers find what is published."""
     parameters = service(SERVICE)
     return f"the schema {_NOW.views} of the database {parameters.get('dbname')} on {parameters.get('host')}"
 

@@ -31,7 +31,7 @@ from ingestion.taps.file_config import load_streams
 from orchestration import commands, summary
 from orchestration.commands import Interrupted
 from orchestration.progress import Progress, plain
-from orchestration.publish import published_version, version_before
+from orchestration.publish_duckdb import published_version, version_before
 
 BIN = PROJECT_ROOT / ".venv" / "bin"
 DAILY = ("ingest", "ingest databases", "freshness", "dbt build", "publish")

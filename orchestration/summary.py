@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 
 from ingestion.settings import Settings
-from orchestration.publish import marts, opened
+from orchestration.publish_duckdb import marts, opened
 
 MONTHS = 4
 """How many of the last months the revenue table shows."""

@@ -87,6 +87,8 @@ def _grant(cursor: Any, database: str) -> None:
         f"grant connect, create, temporary on database {{database}} to {LOADER}, {TRANSFORMER}",
         f"grant connect on database {{database}} to {REPORTER}",
         "revoke create on schema public from public",
+        # Queries name marts alone, on every engine.
+        f"alter role {REPORTER} in database {{database}} set search_path = marts",
         f"create schema if not exists ops authorization {LOADER}",
         f"grant usage, create on schema ops to {TRANSFORMER}",
         f"grant select on all tables in schema ops to {TRANSFORMER}",

@@ -14,7 +14,7 @@ import pytest
 
 from ingestion.settings import POSTGRES, Settings
 from orchestration import nothing_new
-from orchestration.publish import bring_back, publish
+from orchestration.publish_duckdb import bring_back, publish
 from tests.integration.test_publish import FIRST_LOAD, SECOND_LOAD, build, built, load
 from tests.pipeline import ROOT
 

@@ -18,7 +18,7 @@ import pytest
 
 from ingestion.errors import UserError
 from ingestion.settings import Settings
-from orchestration.publish import bring_back, publish, published_version
+from orchestration.publish_duckdb import bring_back, publish, published_version
 from tests.integration.reading import readers
 
 FIRST_LOAD, SECOND_LOAD = 1_000, 2_000
@@ -359,7 +359,7 @@ def kill_in_the_middle(home: Settings) -> None:
     """End a publish that has written the new version, and not yet put it in its place."""
     script = (
         "import os; from pathlib import Path; from ingestion.settings import Settings;"
-        "from orchestration import publish;"
+        "from orchestration import publish_duckdb as publish;"
         f"home = Path({str(home.home)!r}); publish._swap = lambda *files: os._exit(9);"
         "publish.publish(Settings(shop='demo_shop', home=home, data=home))"
     )
@@ -510,7 +510,8 @@ def test_a_copy_that_a_killed_publish_read_is_not_among_what_is_published(
     monkeypatch.setenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA", "plain")
     publish(home)
     script = (
-        "import os, shutil; from pathlib import Path; from orchestration import publish; copy = shutil.copyfile\n"
+        "import os, shutil; from pathlib import Path; from orchestration import publish_duckdb as publish;"
+        " copy = shutil.copyfile\n"
         "def killed(*files): copy(*files); os._exit(9)\n"
         f"shutil.copyfile = killed; publish.published_version(Path({str(home.published_file)!r}))"
     )

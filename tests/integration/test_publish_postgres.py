@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hmac
+import os
+import re
 import subprocess
 import sys
 import threading
@@ -324,6 +326,57 @@ def test_what_was_published_plain_is_gone_when_it_is_hidden(
     assert ("Ann Lee",) in warehouse.database.query("select name from marts.dim_customers")
     monkeypatch.delenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA")
     assert publish(warehouse.settings)[0].version == 2
-    assert warehouse.database.query("select count(*) from published.dim_customers where name = 'Ann Lee'") == [(0,)]
+    assert plain_rows(warehouse) == 0
     with pytest.raises(UserError, match="no previous version"):
         bring_back(warehouse.settings)
+
+
+def plain_rows(warehouse: Warehouse) -> int:
+    """Rows of all kept versions that show a name."""
+    return warehouse.database.query("select count(*) from published.dim_customers where name = 'Ann Lee'")[0][0]
+
+
+def test_a_version_comes_back_in_the_form_that_is_asked_for_or_not_at_all(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAREHOUSE_VERSIONS_KEPT", "4")
+    publish(warehouse.settings)
+    monkeypatch.setenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA", "plain")
+    for number in (2, 3):
+        warehouse.build(f"build {number}", price=10 * number)
+        publish(warehouse.settings)
+    monkeypatch.delenv("WAREHOUSE_PUBLISHED_PERSONAL_DATA")
+    with pytest.raises(
+        UserError, match=r"Version 2 has personal data plain, not hidden.*WAREHOUSE_PUBLISHED_PERSONAL_DATA=plain"
+    ):
+        bring_back(warehouse.settings)
+    assert warehouse.prices() == {30} and plain_rows(warehouse) == 40
+    assert bring_back(warehouse.settings, 1).version == 1
+    assert plain_rows(warehouse) == 0
+    warehouse.build("build 4", price=40)
+    assert publish(warehouse.settings)[0].version == 4, "a number that BI has seen is not used again"
+
+
+def test_what_is_published_has_statistics_for_the_plans_of_queries(warehouse: Warehouse) -> None:
+    publish(warehouse.settings)
+    found = warehouse.database.query(
+        "select reltuples from pg_class where relname in ('fact_orders', 'fact_orders__0')"
+        " and relnamespace = 'published'::regnamespace"
+    )
+    assert found == [(1000,), (1000,)]
+
+
+def test_the_command_publishes_where_the_engine_says(warehouse: Warehouse) -> None:
+    settings = warehouse.settings
+    command = [sys.executable, "-m", "orchestration.publish"]
+    environment = os.environ | {
+        "WAREHOUSE_ENGINE": "postgres",
+        "WAREHOUSE_HOME": str(settings.home),
+        "WAREHOUSE_SHOP": settings.shop,
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"published version 1 .*the schema marts of the database test_\d+ on 127.0.0.1", done.stdout)
+    done = subprocess.run([*command, "--previous"], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"warehouse-publish: There is no previous version.*\n", done.stderr)

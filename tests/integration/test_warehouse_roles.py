@@ -1,0 +1,165 @@
+"""What each role of a warehouse in PostgreSQL may do, with the roles that `scripts/services` makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2.extensions import parse_dsn
+
+from ingestion.postgres_service import read_services
+from ingestion.settings import Settings
+from orchestration.publish_postgres import publish
+from orchestration.services import warehouse_database
+from tests.integration.test_publish_postgres import Warehouse
+from tests.postgres import Database
+
+SECRET = "ann0@example.com"
+
+
+class Roles:
+    """The connections of each role to one database."""
+
+    def __init__(self, file: Path) -> None:
+        self.services = read_services(file)
+
+    def connect(self, role: str) -> Any:
+        """A connection of psycopg2; the caller closes it."""
+        return psycopg2.connect(**self.services[role])
+
+    def execute(self, role: str, *statements: str) -> None:
+        with closing(self.connect(role)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                for statement in statements:
+                    cursor.execute(statement)
+
+    def query(self, role: str, statement: str) -> list[tuple[Any, ...]]:
+        with closing(self.connect(role)) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchall()
+
+
+class OwnedWarehouse(Database):
+    """A database whose statements are those of the role that they belong to: raw the loader's, all else dbt's."""
+
+    roles: Roles
+
+    def execute(self, *statements: str) -> None:
+        for statement in statements:
+            mine = statement.startswith(("create schema ops", "create table ops.loads", "insert into ops.loads"))
+            if statement != "create schema ops":
+                self.roles.execute("warehouse_loader" if mine else "warehouse_transformer", statement)
+
+
+@pytest.fixture
+def roles(postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Roles]:
+    """A warehouse with a published version, as its roles made it."""
+    file = tmp_path / "pg_service.conf"
+    warehouse_database.prepare(parse_dsn(postgres.server.dsn()), file, postgres.name)
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    found = Roles(file)
+    database = OwnedWarehouse(postgres.server, postgres.name)
+    object.__setattr__(database, "roles", found)
+    found.execute(
+        "warehouse_loader",
+        "create schema raw_crm",
+        f"create table raw_crm.users as select 1 as user_id, '{SECRET}' as email",
+        f"create table ops.quarantine as select 1 as load_id, '{SECRET}' as payload",
+    )
+    settings = Settings(shop="demo_shop", home=tmp_path, data=tmp_path, engine="postgres")
+    Warehouse(database, settings)
+    found.execute(
+        "warehouse_transformer",
+        "create schema staging",
+        "create view staging.stg_demo_shop__users as select * from raw_crm.users",
+        "create schema intermediate",
+        f"create table intermediate.int_users__current as select 1 as user_id, '{SECRET}' as email",
+        f"create table ops.failing_rows as select '{SECRET}' as failing_row",
+    )
+    publish(settings)
+    yield found
+
+
+def test_reporter_reads_what_is_published_by_its_plain_names(roles: Roles) -> None:
+    assert roles.query("warehouse_reporter", "select count(*), max(amount) from fact_orders") == [(1000, 10)]
+    assert roles.query("warehouse_reporter", "select version from meta.publish_info") == [(1,)]
+    names = roles.query("warehouse_reporter", "select distinct name from marts.dim_customers")
+    assert len(names) == 1 and len(names[0][0]) == 32
+
+
+REFUSED = [
+    "select * from raw_crm.users",
+    "select count(*) from raw_crm.users",
+    "table ops.quarantine",
+    "select payload from ops.quarantine",
+    "select * from ops.failing_rows",
+    "select * from ops.builds",
+    "select * from staging.stg_demo_shop__users",
+    "select * from intermediate.int_users__current",
+    "select email from build.dim_customers",
+    "select * from build.dim_users",
+    "select email from published.dim_customers",
+    "select email from published.dim_customers__0",
+    "select * from published.current_slot",
+    "update published.current_slot set slot = 1",
+    "delete from marts.fact_orders",
+    "insert into marts.dim_customers (user_id) values (99)",
+    "drop view marts.fact_orders",
+    "create or replace view marts.fact_orders as select 1 as order_line_id",
+    "create table marts.mine (n integer)",
+    "create schema mine",
+    "create table public.mine (n integer)",
+    "create temporary table mine (n integer)",
+    "create function public.mine() returns integer language sql as 'select 1'",
+    "set role warehouse_transformer",
+    "set session authorization warehouse_loader",
+    "grant warehouse_transformer to warehouse_reporter",
+    "alter role warehouse_reporter superuser",
+    "select query_to_xml('select * from raw_crm.users', true, false, '')",
+    "select table_to_xml('ops.quarantine'::regclass, true, false, '')",
+    "select schema_to_xml('raw_crm', true, false, '')",
+    "select ts_stat('select to_tsvector(email) from raw_crm.users')",
+    "copy raw_crm.users to stdout",
+    "copy (select * from marts.dim_customers) to '/tmp/customers'",
+    "copy (select 1) to program 'cat'",
+    "select pg_read_file('postgresql.conf')",
+    "select pg_read_binary_file('global/pg_control')",
+    "select pg_ls_dir('base')",
+    "select lo_import('/etc/hostname')",
+    "select rolpassword from pg_authid",
+    "select * from pg_shadow",
+    "select stavalues1 from pg_statistic",
+    "select * from pg_largeobject",
+    "select * from pg_hba_file_rules",
+    "lock table marts.fact_orders in access exclusive mode",
+    "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'postgres'",
+    "explain select * from raw_crm.users",
+]
+
+
+def test_reporter_is_refused_whatever_else_it_tries(roles: Roles) -> None:
+    answered = {}
+    for statement in REFUSED:
+        try:
+            answered[statement] = roles.query("warehouse_reporter", statement)
+        except psycopg2.errors.InsufficientPrivilege:
+            continue
+    assert answered == {}
+
+
+ALLOWED = [
+    "select most_common_vals::text from pg_stats where schemaname <> 'pg_catalog'",
+    "select query from pg_stat_activity where usename <> current_user",
+    "select row_to_json(found)::text from marts.dim_customers as found",
+    "select definition from pg_views where schemaname = 'staging'",
+]
+
+
+def test_reporter_finds_no_plain_value_in_what_it_may_ask(roles: Roles) -> None:
+    told = [statement for statement in ALLOWED if SECRET in str(roles.query("warehouse_reporter", statement))]
+    assert told == []
