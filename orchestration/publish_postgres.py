@@ -37,18 +37,22 @@ from orchestration.audit import (
 )
 from orchestration.personal_data import CHOICE, PLAIN, Disguise, disguise
 
-SERVICE, REPORTER = "warehouse_transformer", "warehouse_reporter"
-"""The connection of publish in PostgreSQL's service file, and the role that may read what it published."""
+SERVICE = "warehouse_transformer"
+"""The connection of publish in PostgreSQL's service file."""
+REPORTER, PERSONAL_REPORTER = "warehouse_reporter", "warehouse_personal_reporter"
+"""The roles that may read what is published, and that may read it with personal data as it is."""
 BUILD = "build"
 """The schema in which dbt builds the marts."""
 # Of one publish at a time; two numbers, so that no other program's lock is likely to be the same.
 _LOCK = (1_467_045_491, 2)
-# Behind a query that is at work new ones would wait as long as we do; shorter than PostgreSQL's deadlock_timeout (1 s),
-# so that it is always we who give way, and never a reader.
-_WAIT_FOR_READERS = "300ms"
+# Behind a query that is at work new ones would wait as long as we do. In milliseconds.
+_WAIT_FOR_READERS = 300
 _ATTEMPTS, _BETWEEN_SECONDS = 100, 0.2
 _WAIT_FOR_BUILD = "10s"
 _MESSAGE_LENGTH = 500
+
+# Beside a column with personal data: what most readers see of it.
+_HIDDEN = "_hidden_"
 
 Column = tuple[str, str]  # name, type
 _T = TypeVar("_T")
@@ -73,8 +77,12 @@ class _Generation:
         return f"meta{self.suffix}"
 
     @property
-    def schemas(self) -> tuple[str, str, str]:
-        return self.tables, self.views, self.meta
+    def personal_views(self) -> str:
+        return f"marts_personal{self.suffix}"
+
+    @property
+    def schemas(self) -> tuple[str, ...]:
+        return self.tables, self.views, self.personal_views, self.meta
 
 
 _NOW, _BEFORE, _NEXT, _ASIDE = (_Generation(suffix) for suffix in ("", "_before", "_next", "_aside"))
@@ -164,14 +172,20 @@ class _Publisher:
         new = Published(newest + 1, build.invocation_id, build.load_bound, build.shop, hidden.name)
         form = None if hidden.is_plain else hidden.name
         gone = outdated(list(kept), current.version if current else newest, staying, form)
-        columns = {mart: self._columns(BUILD, mart) for mart in built}
+        columns = {
+            mart: [
+                *(of_mart := self._columns(BUILD, mart)),
+                *((_HIDDEN + column, kind) for column, kind in of_mart if (mart, column) in personal),
+            ]
+            for mart in built
+        }
         if columns == self._published_columns() and len(self._slots(_NOW)) == staying + 2:
             self._fill(_NOW, new, columns, personal, hidden)
         else:
             self._make(_NEXT, columns, staying + 2)
             self._fill(_NEXT, new, columns, personal, hidden)
             self._exchange(_NEXT)
-        # Each time: the role may have been made since.
+        # Each time: the roles may have been made since.
         self._allow(_NOW, "grant usage on schema {} to {}")
         self._allow(_NOW, "grant select on all tables in schema {} to {}")
         self._forget(gone)
@@ -289,22 +303,37 @@ class _Publisher:
         for mart, of_mart in columns.items():
             table = _name(generation.tables, mart)
             self._run(
-                "create table {} (like {}, _slot smallint not null) partition by list (_slot)",
+                "create table {} (like {}, {} _slot smallint not null) partition by list (_slot)",
                 table,
                 _name(BUILD, mart),
+                sql.SQL("").join(
+                    sql.SQL("{} {}, ").format(_name(column), sql.SQL(kind))
+                    for column, kind in of_mart
+                    if column.startswith(_HIDDEN)
+                ),
             )
             for slot in range(slots):
                 partition = _name(generation.tables, _partition(mart, slot))
                 self._run("create table {} partition of {} for values in ({})", partition, table, sql.Literal(slot))
             for indexed in self._indexes(mart):
                 self._run("create index on {} ({})", table, _listed(map(_name, indexed)))
-            self._run(
-                "create view {} as select {} from {} where _slot = (select slot from {})",
-                _name(generation.views, mart),
-                _listed(_name(column) for column, _ in of_mart),
-                table,
-                current,
-            )
+            hidden = [column.removeprefix(_HIDDEN) for column, _ in of_mart if column.startswith(_HIDDEN)]
+            plain = [column for column, _ in of_mart if not column.startswith(_HIDDEN)]
+            shown = [
+                sql.SQL("{} as {}").format(_name(_HIDDEN + column), _name(column))
+                if column in hidden
+                else _name(column)
+                for column in plain
+            ]
+            for schema, selected in ((generation.views, shown), (generation.personal_views, map(_name, plain))):
+                if schema == generation.views or hidden:
+                    self._run(
+                        "create view {} as select {} from {} where _slot = (select slot from {})",
+                        _name(schema, mart),
+                        _listed(selected),
+                        table,
+                        current,
+                    )
 
     def _indexes(self, mart: str) -> list[list[str]]:
         """The columns of each index of a mart as it is built."""
@@ -330,9 +359,9 @@ class _Publisher:
         slot = next(slot for slot, number, *_ in self._slots(generation) if number is None)
         hidden.install_in_postgres(self._cursor)
         for mart, of_mart in columns.items():
-            shown = [
-                sql.SQL(hidden.postgres_sql(_quoted(column), personal[mart, column], kind))
-                if (mart, column) in personal
+            values = [
+                sql.SQL(hidden.postgres_sql(_quoted(plain), personal[mart, plain], kind))
+                if (plain := column.removeprefix(_HIDDEN)) != column
                 else _name(column)
                 for column, kind in of_mart
             ]
@@ -340,7 +369,7 @@ class _Publisher:
                 "insert into {} ({}, _slot) select {}, {} from {}",
                 _name(generation.tables, _partition(mart, slot)),
                 _listed(_name(column) for column, _ in of_mart),
-                _listed(shown),
+                _listed(values),
                 sql.Literal(slot),
                 _name(BUILD, mart),
             )
@@ -377,10 +406,12 @@ class _Publisher:
     def _have_for_ourselves(self, generation: _Generation) -> None:
         """Wait until no query uses the views of a generation; new ones wait for us, for a moment at a time."""
         views = self._rows(
-            f"select table_schema, table_name from information_schema.views"
-            f" where table_schema in ('{generation.views}', '{generation.meta}') order by 1, 2"
+            "select table_schema, table_name from information_schema.views where table_schema in"
+            f" ('{generation.views}', '{generation.personal_views}', '{generation.meta}') order by 1, 2"
         )
-        self._run("set local lock_timeout = {}", sql.Literal(_WAIT_FOR_READERS))
+        # Well before PostgreSQL looks for deadlocks, so that it is always we who give way, and never a reader.
+        [(deadlock,)] = self._rows("select setting::integer from pg_settings where name = 'deadlock_timeout'")
+        self._run("set local lock_timeout = {}", sql.Literal(max(1, min(_WAIT_FOR_READERS, deadlock // 3))))
         for attempt in range(_ATTEMPTS):
             self._run("savepoint waiting")
             try:
@@ -405,9 +436,13 @@ class _Publisher:
             self._run("drop schema {} cascade", _name(schema))
 
     def _allow(self, generation: _Generation, right: str) -> None:
-        if self._rows(f"select from pg_roles where rolname = '{REPORTER}'"):
-            for schema in (generation.views, generation.meta):
-                self._run(right, _name(schema), _name(REPORTER))
+        for role, schemas in (
+            (REPORTER, (generation.views, generation.meta)),
+            (PERSONAL_REPORTER, (generation.views, generation.personal_views, generation.meta)),
+        ):
+            if self._rows(f"select from pg_roles where rolname = '{role}'"):
+                for schema in schemas:
+                    self._run(right, _name(schema), _name(role))
 
     def _forget(self, versions: Iterable[Published]) -> None:
         """Remove the rows of kept versions; readers who see them already go on to."""

@@ -21,8 +21,9 @@ from ingestion.postgres_service import read_services, write_services
 
 DATABASE = "warehouse"
 LOADER, TRANSFORMER, REPORTER = "warehouse_loader", "warehouse_transformer", "warehouse_reporter"
+PERSONAL_REPORTER = "warehouse_personal_reporter"
 """The roles, and the names of their connections in the service file."""
-ROLES = (LOADER, TRANSFORMER, REPORTER)
+ROLES = (LOADER, TRANSFORMER, REPORTER, PERSONAL_REPORTER)
 _OLDEST_VERSION = 140_000
 
 
@@ -85,10 +86,11 @@ def _grant(cursor: Any, database: str) -> None:
     statements = [
         "revoke all on database {database} from public",
         f"grant connect, create, temporary on database {{database}} to {LOADER}, {TRANSFORMER}",
-        f"grant connect on database {{database}} to {REPORTER}",
+        f"grant connect on database {{database}} to {REPORTER}, {PERSONAL_REPORTER}",
         "revoke create on schema public from public",
         # Queries name marts alone, on every engine.
         f"alter role {REPORTER} in database {{database}} set search_path = marts",
+        f"alter role {PERSONAL_REPORTER} in database {{database}} set search_path = marts_personal, marts",
         f"create schema if not exists ops authorization {LOADER}",
         f"grant usage, create on schema ops to {TRANSFORMER}",
         f"grant select on all tables in schema ops to {TRANSFORMER}",

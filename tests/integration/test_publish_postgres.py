@@ -333,7 +333,7 @@ def test_what_was_published_plain_is_gone_when_it_is_hidden(
 
 def plain_rows(warehouse: Warehouse) -> int:
     """Rows of all kept versions that show a name."""
-    return warehouse.database.query("select count(*) from published.dim_customers where name = 'Ann Lee'")[0][0]
+    return warehouse.database.query("select count(*) from published.dim_customers where _hidden_name = 'Ann Lee'")[0][0]
 
 
 def test_a_version_comes_back_in_the_form_that_is_asked_for_or_not_at_all(

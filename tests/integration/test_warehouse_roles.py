@@ -92,6 +92,16 @@ def test_reporter_reads_what_is_published_by_its_plain_names(roles: Roles) -> No
     assert len(names) == 1 and len(names[0][0]) == 32
 
 
+def test_personal_reporter_reads_it_as_it_is_in_the_same_version(roles: Roles) -> None:
+    role = "warehouse_personal_reporter"
+    assert roles.query(role, "select distinct name from dim_customers") == [("Ann Lee",)]
+    assert (SECRET,) in roles.query(role, "select email from dim_customers")
+    assert roles.query(role, "select count(*), max(amount) from fact_orders") == [(1000, 10)]
+    for statement in ("select * from build.dim_customers", "select * from published.dim_customers", REFUSED[0]):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            roles.query(role, statement)
+
+
 REFUSED = [
     "select * from raw_crm.users",
     "select count(*) from raw_crm.users",
@@ -105,6 +115,7 @@ REFUSED = [
     "select * from build.dim_users",
     "select email from published.dim_customers",
     "select email from published.dim_customers__0",
+    "select email from marts_personal.dim_customers",
     "select * from published.current_slot",
     "update published.current_slot set slot = 1",
     "delete from marts.fact_orders",
