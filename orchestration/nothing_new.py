@@ -19,8 +19,8 @@ import duckdb
 import yaml
 
 from ingestion.errors import UserError
-from ingestion.settings import DUCKDB, PROJECT_ROOT, Settings
-from orchestration.audit import Published, audited_build
+from ingestion.settings import POSTGRES, PROJECT_ROOT, Settings
+from orchestration.audit import Build, Published, Query, audited_build
 from orchestration.publish_duckdb import published_version, quoted, wal
 
 VARIABLE = "WAREHOUSE_INPUTS_HASH"
@@ -78,36 +78,46 @@ def _is_of_dbt(name: str) -> bool:
 
 
 def published_as_it_is(home: Settings, wanted: str) -> tuple[Published, datetime] | None:
-    """The published version that a build of inputs with the hash `wanted` would only repeat, and when it was built.
-
-    Only on DuckDB: in PostgreSQL each run builds.
-    """
-    if home.engine != DUCKDB:
-        return None
+    """The published version that a build of inputs with the hash `wanted` would only repeat, and when it was built."""
+    # Whatever is amiss, the build finds it, and says it in its own words.
     try:
-        if not _is_untouched(home):
-            return None
-        with duckdb.connect(str(home.warehouse_file), read_only=True) as connection:
-            build = audited_build(lambda query: connection.execute(query).fetchall(), home.shop)
-            connection.execute(f"attach '{quoted(home.marts_file)}' as marts (read_only)")
-            of_marts = connection.execute(
-                "select 1 from marts.ops.watermarks where invocation_id = ?", [build.invocation_id]
-            ).fetchall()
-            found = connection.execute(
-                "select 1 from ops.builds where invocation_id = ? and inputs_hash = ?", [build.invocation_id, wanted]
-            ).fetchall()
-            # What failed since is in mart_data_quality, and a failed test may fail again; a warning is to be repeated.
-            amiss = connection.execute(
-                "select 1 from ops.runs where status = 'failed' and finished_at > ?"
-                " union all select 1 from ops.test_results where invocation_id = ? and status = 'warn'",
-                [build.started_at, build.invocation_id],
-            ).fetchall()
-        published = published_version(home.published_file)
-    except (UserError, duckdb.Error, OSError):  # Whatever is amiss, the build finds it, and says it in its own words.
+        build, published = (_in_postgres if home.engine == POSTGRES else _in_files)(home, wanted)
+    except (UserError, duckdb.Error, OSError):
         return None
-    if not found or amiss or not of_marts or not published or published.invocation_id != build.invocation_id:
+    if not build or not published or published.invocation_id != build.invocation_id:
         return None
     return published, build.started_at
+
+
+def _in_files(home: Settings, wanted: str) -> tuple[Build | None, Published | None]:
+    """The last build, if another would repeat it, and the published version."""
+    if not _is_untouched(home):
+        return None, None
+    with duckdb.connect(str(home.warehouse_file), read_only=True) as connection:
+        connection.execute(f"attach '{quoted(home.marts_file)}' as marts (read_only)")
+        build = _repeated(lambda query: connection.execute(query).fetchall(), home.shop, wanted, "marts.ops.watermarks")
+    return build, published_version(home.published_file)
+
+
+def _in_postgres(home: Settings, wanted: str) -> tuple[Build | None, Published | None]:
+    """The same; who has written the marts by hand since they were built is not known there."""
+    from orchestration.publish_postgres import reading  # Its driver is nobody else's.
+
+    with reading(home) as (query, published):
+        return _repeated(query, home.shop, wanted, "ops.watermarks"), published
+
+
+def _repeated(query: Query, shop: str, wanted: str, watermarks: str) -> Build | None:
+    build = audited_build(query, shop)
+    # What failed since is in mart_data_quality, and a failed test may fail again; a warning is to be repeated.
+    found = query(
+        f"select 1 from ops.builds as built where invocation_id = '{build.invocation_id}' and inputs_hash = '{wanted}'"
+        f" and exists (select 1 from {watermarks} as made where made.invocation_id = built.invocation_id)"
+        " and not exists (select 1 from ops.runs where status = 'failed' and finished_at > built.started_at)"
+        " and not exists (select 1 from ops.test_results as results where results.invocation_id = built.invocation_id"
+        " and results.status = 'warn')"
+    )
+    return build if found else None
 
 
 def _is_untouched(home: Settings) -> bool:

@@ -30,6 +30,7 @@ from orchestration.audit import (
     BUILD_FIRST,
     UNCHANGED,
     Published,
+    Query,
     audited_build,
     chosen,
     outdated,
@@ -96,6 +97,7 @@ def publish(home: Settings) -> tuple[Published, bool]:
             readers do not let the views be exchanged. What is published stays as it was.
     """
     with _connected() as connection:
+        _take_turn(connection)
         publisher = _Publisher(home, connection)
         return publisher.run(publisher.publish)
 
@@ -109,8 +111,17 @@ def bring_back(home: Settings, number: int | None = None) -> Published:
         UserError: there is none, or it shows personal data that is to be hidden.
     """
     with _connected() as connection:
+        _take_turn(connection)
         publisher = _Publisher(home, connection)
         return publisher.run(lambda: publisher.bring_back(number))
+
+
+@contextmanager
+def reading(home: Settings) -> Iterator[tuple[Query, Published | None]]:
+    """What runs queries on the warehouse, and the published version. Raises UserError for what PostgreSQL refuses."""
+    with _connected() as connection:
+        publisher = _Publisher(home, connection)
+        yield publisher.rows, publisher.current()
 
 
 def place(home: Settings) -> str:
@@ -121,18 +132,23 @@ def place(home: Settings) -> str:
 
 @contextmanager
 def _connected() -> Iterator[Any]:
-    """A connection that holds the lock of publishing. All errors of PostgreSQL are raised as UserError."""
+    """A connection. All errors of PostgreSQL are raised as UserError."""
     try:
         with closing(psycopg2.connect(**{"connect_timeout": 10, **service(SERVICE)})) as connection:
             with connection, connection.cursor() as cursor:
                 cursor.execute("set time zone 'UTC'; set client_min_messages = warning")
-                cursor.execute("select pg_try_advisory_lock(%s, %s)", _LOCK)
-                if not cursor.fetchall()[0][0]:
-                    raise UserError(f"Another publish is at work in this database. {UNCHANGED}")
             yield connection
     except psycopg2.Error as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"PostgreSQL refused to publish ({SERVICE}): {lines[0]}. {UNCHANGED}") from None
+
+
+def _take_turn(connection: Any) -> None:
+    """Hold the lock of publishing as long as the connection lives. Raises UserError when another has it."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute("select pg_try_advisory_lock(%s, %s)", _LOCK)
+        if not cursor.fetchall()[0][0]:
+            raise UserError(f"Another publish is at work in this database. {UNCHANGED}")
 
 
 class _Publisher:
@@ -150,7 +166,7 @@ class _Publisher:
             self._connection.commit()
         except UserError as refusal:
             self._connection.rollback()
-            if self._rows("select to_regclass('ops.publishes') is not null") == [(True,)]:
+            if self.rows("select to_regclass('ops.publishes') is not null") == [(True,)]:
                 self._note("refused", None, " ".join(str(refusal).split())[:_MESSAGE_LENGTH])
                 self._connection.commit()
             raise
@@ -162,8 +178,8 @@ class _Publisher:
         hidden, staying = disguise(self.home), versions_kept() - 1
         built, personal = self._noted()
         self._hold(built)
-        build = audited_build(self._rows, self.home.shop)
-        current, kept = self._current(), self._kept()
+        build = audited_build(self.rows, self.home.shop)
+        current, kept = self.current(), self._kept()
         if current and (current.invocation_id, current.personal_data) == (build.invocation_id, hidden.name):
             return current, False
         if not built:
@@ -195,7 +211,7 @@ class _Publisher:
     def bring_back(self, number: int | None) -> Published:
         """See the module's `bring_back`."""
         hidden = disguise(self.home)
-        current, kept = self._current(), self._kept()
+        current, kept = self.current(), self._kept()
         others = [version for version in kept if version != current]
         version = chosen(current, others, number, f"the schema {_NOW.tables}")
         if version.personal_data != hidden.name and not hidden.is_plain:
@@ -216,13 +232,13 @@ class _Publisher:
 
     def _noted(self) -> tuple[list[str], dict[tuple[str, str], str]]:
         """The marts that are built and may be published, and the kind of each of their columns with personal data."""
-        if self._rows("select to_regclass('ops.models') is null or to_regclass('ops.personal_columns') is null")[0][0]:
+        if self.rows("select to_regclass('ops.models') is null or to_regclass('ops.personal_columns') is null")[0][0]:
             raise UserError(f"The marts were never built. {BUILD_FIRST}")
-        built = self._rows(
+        built = self.rows(
             "select tables.table_name from information_schema.tables as tables inner join ops.models"
             f" on tables.table_name = lower(models.model) where tables.table_schema = '{BUILD}' order by 1"
         )
-        kinds = self._rows("select lower(model), lower(column_name), kind from ops.personal_columns")
+        kinds = self.rows("select lower(model), lower(column_name), kind from ops.personal_columns")
         self._connection.commit()
         return [name for (name,) in built], {(model, column): kind for model, column, kind in kinds}
 
@@ -239,10 +255,10 @@ class _Publisher:
             except (errors.LockNotAvailable, errors.UndefinedTable):
                 raise UserError(f"The marts are in use by a build. {UNCHANGED}") from None
 
-    def _current(self) -> Published | None:
+    def current(self) -> Published | None:
         if not self._exists(_NOW):
             return None
-        found = self._rows(
+        found = self.rows(
             _VERSIONS.format(_name(_NOW.tables, "versions"))
             + sql.SQL(" where slot = {}").format(
                 sql.SQL("(select slot from {})").format(_name(_NOW.tables, "current_slot"))
@@ -263,13 +279,13 @@ class _Publisher:
         """Each slot, and what `versions` says of it: nulls where it is free."""
         if not self._exists(generation):
             return []
-        return self._rows(_VERSIONS.format(_name(generation.tables, "versions")) + sql.SQL(" order by slot"))
+        return self.rows(_VERSIONS.format(_name(generation.tables, "versions")) + sql.SQL(" order by slot"))
 
     def _exists(self, generation: _Generation) -> bool:
-        return self._rows(f"select to_regclass('{generation.tables}.versions') is not null") == [(True,)]
+        return self.rows(f"select to_regclass('{generation.tables}.versions') is not null") == [(True,)]
 
     def _columns(self, schema: str, table: str) -> list[Column]:
-        return self._rows(
+        return self.rows(
             sql.SQL(
                 "select attname, format_type(atttypid, atttypmod) from pg_attribute where attrelid = {}::regclass"
                 " and attnum > 0 and not attisdropped and attname <> '_slot' order by attnum"
@@ -277,7 +293,7 @@ class _Publisher:
         )
 
     def _published_columns(self) -> dict[str, list[Column]]:
-        marts = self._rows(f"select table_name from information_schema.views where table_schema = '{_NOW.views}'")
+        marts = self.rows(f"select table_name from information_schema.views where table_schema = '{_NOW.views}'")
         return {mart: self._columns(_NOW.tables, mart) for (mart,) in marts}
 
     def _make(self, generation: _Generation, columns: Mapping[str, Sequence[Column]], slots: int) -> None:
@@ -337,7 +353,7 @@ class _Publisher:
 
     def _indexes(self, mart: str) -> list[list[str]]:
         """The columns of each index of a mart as it is built."""
-        found = self._rows(
+        found = self.rows(
             sql.SQL(
                 "select array_agg(attname::text order by position) from pg_index cross join unnest(indkey::smallint[])"
                 " with ordinality as of_index (number, position) inner join pg_attribute on attrelid = indrelid and"
@@ -405,12 +421,12 @@ class _Publisher:
 
     def _have_for_ourselves(self, generation: _Generation) -> None:
         """Wait until no query uses the views of a generation; new ones wait for us, for a moment at a time."""
-        views = self._rows(
+        views = self.rows(
             "select table_schema, table_name from information_schema.views where table_schema in"
             f" ('{generation.views}', '{generation.personal_views}', '{generation.meta}') order by 1, 2"
         )
         # Well before PostgreSQL looks for deadlocks, so that it is always we who give way, and never a reader.
-        [(deadlock,)] = self._rows("select setting::integer from pg_settings where name = 'deadlock_timeout'")
+        [(deadlock,)] = self.rows("select setting::integer from pg_settings where name = 'deadlock_timeout'")
         self._run("set local lock_timeout = {}", sql.Literal(max(1, min(_WAIT_FOR_READERS, deadlock // 3))))
         for attempt in range(_ATTEMPTS):
             self._run("savepoint waiting")
@@ -440,7 +456,7 @@ class _Publisher:
             (REPORTER, (generation.views, generation.meta)),
             (PERSONAL_REPORTER, (generation.views, generation.personal_views, generation.meta)),
         ):
-            if self._rows(f"select from pg_roles where rolname = '{role}'"):
+            if self.rows(f"select from pg_roles where rolname = '{role}'"):
                 for schema in schemas:
                     self._run(right, _name(schema), _name(role))
 
@@ -448,7 +464,7 @@ class _Publisher:
         """Remove the rows of kept versions; readers who see them already go on to."""
         kept = self._kept()
         for generation, slot in [kept[version] for version in versions if version in kept]:
-            for (mart,) in self._rows(
+            for (mart,) in self.rows(
                 f"select table_name from information_schema.views where table_schema = '{generation.views}'"
             ):
                 self._run("delete from {}", _name(generation.tables, _partition(mart, slot)))
@@ -469,7 +485,7 @@ class _Publisher:
             for generation in (_NOW, _BEFORE)
             for slot, number, *_ in self._slots(generation)
             if number is None
-            for (mart,) in self._rows(
+            for (mart,) in self.rows(
                 f"select table_name from information_schema.views where table_schema = '{generation.views}'"
             )
         ]
@@ -480,9 +496,9 @@ class _Publisher:
 
     def _newest_noted(self) -> int:
         """The highest number that BI has seen; of a version that is gone nothing else tells."""
-        if self._rows("select to_regclass('ops.publishes') is null") == [(True,)]:
+        if self.rows("select to_regclass('ops.publishes') is null") == [(True,)]:
             return 0
-        return self._rows("select coalesce(max(version), 0) from ops.publishes")[0][0]
+        return self.rows("select coalesce(max(version), 0) from ops.publishes")[0][0]
 
     def _note(self, action: str, version: Published | None, reason: str | None = None) -> None:
         self._cursor.execute(
@@ -498,7 +514,7 @@ class _Publisher:
             ],
         )
 
-    def _rows(self, query: str | sql.Composable) -> list[tuple[Any, ...]]:
+    def rows(self, query: str | sql.Composable) -> list[tuple[Any, ...]]:
         self._cursor.execute(query)
         return self._cursor.fetchall()
 

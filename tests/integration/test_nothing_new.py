@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from ingestion.settings import POSTGRES, Settings
+from ingestion.settings import Settings
 from orchestration import nothing_new
 from orchestration.publish_duckdb import bring_back, publish
 from tests.integration.test_publish import FIRST_LOAD, SECOND_LOAD, build, built, load
@@ -72,10 +71,6 @@ def test_what_is_published_need_not_be_built_again(published: Settings) -> None:
 def test_anything_else_is_built(published: Settings, change: Callable[[Settings], object]) -> None:
     change(published)
     assert nothing_new.published_as_it_is(published, HASH) is None
-
-
-def test_in_postgresql_every_run_builds(published: Settings) -> None:
-    assert nothing_new.published_as_it_is(replace(published, engine=POSTGRES), HASH) is None
 
 
 def restored(home: Settings, file: Path) -> None:

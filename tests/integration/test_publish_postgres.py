@@ -19,7 +19,7 @@ from psycopg2.extensions import parse_dsn
 
 from ingestion.errors import UserError
 from ingestion.settings import Settings
-from orchestration import publish_postgres
+from orchestration import nothing_new, publish_postgres
 from orchestration.publish_postgres import bring_back, publish
 from tests.integration.reading import QUERY, readers
 from tests.postgres import Database
@@ -39,7 +39,12 @@ class Warehouse:
             f"insert into ops.loads values ({LOAD})",
             "create table ops.builds (invocation_id text, command text, is_complete boolean, status text,"
             " load_bound bigint, shop text, started_at timestamptz, failures bigint, loads bigint,"
-            " build_number bigint)",
+            " build_number bigint, inputs_hash text)",
+            "create table ops.watermarks (invocation_id text)",
+            "create table ops.runs (status text, finished_at timestamptz)",
+            "insert into ops.runs values ('ok', now()), ('failed', now() - interval '1 hour')",
+            "create table ops.test_results (invocation_id text, status text)",
+            "insert into ops.test_results values ('first', 'pass'), ('before', 'warn')",
             "create table ops.publishes (version bigint, invocation_id text, action text, noted_at timestamptz,"
             " load_bound bigint, reason text, run_id text)",
             "create table ops.models (model text)",
@@ -60,11 +65,13 @@ class Warehouse:
         status: str = "passed",
         is_complete: bool = True,
         more: str = "",
+        inputs_hash: str = "",
     ) -> None:
         """What dbt leaves: a row of ops.builds, and the marts in `build`, each made anew."""
         self.database.execute(
             f"insert into ops.builds select '{invocation}', 'build', {is_complete}, '{status}', {LOAD}, 'demo_shop',"
-            " now(), 0, (select count(*) from ops.loads), (select count(*) from ops.builds)",
+            f" now(), 0, (select count(*) from ops.loads), (select count(*) from ops.builds), '{inputs_hash}'",
+            f"insert into ops.watermarks values ('{invocation}')",
             "drop table if exists build.fact_orders, build.dim_customers, build.dim_users cascade",
             "create table build.fact_orders as select n as order_line_id, md5(n::text) as noise,"
             f" {price}::numeric(18, 4) as amount{more} from generate_series(0, {rows - 1}) as n",
@@ -86,7 +93,7 @@ class Warehouse:
 @pytest.fixture
 def warehouse(postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Warehouse]:
     connect_as(postgres, tmp_path, monkeypatch)
-    yield Warehouse(postgres, Settings(shop="demo_shop", home=tmp_path, data=tmp_path / "source"))
+    yield Warehouse(postgres, Settings(shop="demo_shop", home=tmp_path, data=tmp_path / "source", engine="postgres"))
 
 
 def connect_as(postgres: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, **other: str) -> None:
@@ -364,6 +371,35 @@ def test_what_is_published_has_statistics_for_the_plans_of_queries(warehouse: Wa
         " and relnamespace = 'published'::regnamespace"
     )
     assert found == [(1000,), (1000,)]
+
+
+def test_what_is_published_need_not_be_built_again(warehouse: Warehouse) -> None:
+    warehouse.build("second", inputs_hash="abc")
+    version, _ = publish(warehouse.settings)
+    found = nothing_new.published_as_it_is(warehouse.settings, "abc")
+    assert found and found[0] == version
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda warehouse: warehouse.database.execute("insert into ops.loads values (2)"),
+        lambda warehouse: warehouse.build("third", inputs_hash="abc"),  # not published
+        lambda warehouse: warehouse.build("third", inputs_hash="abc", status="failed"),
+        lambda warehouse: (warehouse.build("third", inputs_hash="other"), publish(warehouse.settings)),
+        lambda warehouse: bring_back(warehouse.settings),
+        lambda warehouse: warehouse.database.execute("insert into ops.runs values ('failed', now())"),
+        lambda warehouse: warehouse.database.execute("insert into ops.test_results values ('second', 'warn')"),
+        lambda warehouse: warehouse.database.execute("delete from ops.watermarks"),
+        lambda warehouse: warehouse.database.execute("drop schema published cascade"),
+    ],
+)
+def test_anything_else_is_built(warehouse: Warehouse, change: Callable[[Warehouse], object]) -> None:
+    publish(warehouse.settings)
+    warehouse.build("second", inputs_hash="abc")
+    publish(warehouse.settings)
+    change(warehouse)
+    assert nothing_new.published_as_it_is(warehouse.settings, "abc") is None
 
 
 def test_the_command_publishes_where_the_engine_says(warehouse: Warehouse) -> None:
