@@ -6,6 +6,7 @@ lake's files are read by DuckDB, in pieces, and by it their values become those 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 SERVICE = "warehouse_loader"
 """The connection's name in PostgreSQL's service file."""
 OLDEST_VERSION = 14
+DBT_SCHEMAS = ("staging", "intermediate", "build")
+"""Where dbt has its views, which each build makes anew."""
 # Of what a run holds as long as it lives; two numbers, so that no other program's lock is likely to be the same.
 _LOCK = (1_467_045_491, 1)
 # Rows that are on their way at once; more are no quicker.
@@ -263,11 +266,60 @@ class PostgresEngine(SqlEngine):
             super()._create_table(stream, columns)
 
     def _widen(self, stream: Stream, name: str, old: str, new: str) -> None:
-        column = identifier(name)
-        value = _double_text_sql(column) if new == TEXT and old in ("FLOAT", "DOUBLE") else column
-        self._rows(
-            f"alter table {table(stream)} alter column {column} type {self._sql_type(new)}"
-            f" using {value}::{self._sql_type(new)}"
+        column, kind = identifier(name), self._sql_type(new)
+        value = f"{_double_text_sql(column) if new == TEXT and old in ('FLOAT', 'DOUBLE') else column}::{kind}"
+        views = self._views_on(stream, name)
+        if not views:
+            self._rows(f"alter table {table(stream)} alter column {column} type {kind} using {value}")
+            return
+        others = [f"{schema}.{view}" for schema, view in views if schema not in DBT_SCHEMAS]
+        if others:
+            raise UserError(
+                f"stream {stream.id}: column {name} becomes {new}, and {', '.join(others)} read it, for which"
+                " PostgreSQL keeps its type: drop these views, run again, and make them anew"
+            )
+        # A column with views keeps its type, and dbt's views are dbt's: they can only go with the column.
+        wider = identifier("_sdc_wider")
+        for statement in (
+            f"add column {wider} {kind}",
+            f"drop column {column} cascade",
+            f"rename column {wider} to {column}",
+        ):
+            self._rows(f"alter table {table(stream)} {statement}")
+            if statement.startswith("add"):
+                self._rows(f"update {table(stream)} set {wider} = {value}")
+        logging.getLogger("target-warehouse").warning(
+            "%s: column %s is %s now; views that read it are gone until the next `dbt build` makes them: %s",
+            stream.id,
+            name,
+            new,
+            ", ".join(f"{schema}.{view}" for schema, view in views),
+        )
+
+    def _views_on(self, stream: Stream, name: str) -> list[tuple[str, str]]:
+        """Schema and name of each view that reads a column of raw, itself or by another view."""
+        return self._rows(
+            """
+            with recursive readers as (
+                select pg_rewrite.ev_class as view
+                from pg_attribute
+                join pg_depend on refclassid = 'pg_class'::regclass and refobjid = attrelid and refobjsubid = attnum
+                join pg_rewrite on pg_depend.classid = 'pg_rewrite'::regclass and pg_rewrite.oid = objid
+                where attrelid = to_regclass($1) and attname = $2
+                union
+                select pg_rewrite.ev_class
+                from readers
+                join pg_depend on refclassid = 'pg_class'::regclass and refobjid = readers.view
+                join pg_rewrite on pg_depend.classid = 'pg_rewrite'::regclass and pg_rewrite.oid = objid
+            )
+            select nspname::text, relname::text
+            from readers
+            join pg_class on pg_class.oid = readers.view
+            join pg_namespace on pg_namespace.oid = relnamespace
+            order by nspname, relname
+            """,
+            table(stream),
+            name,
         )
 
     def _append(self, batch: Batch, columns: Mapping[str, str]) -> int:

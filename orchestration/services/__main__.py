@@ -38,7 +38,7 @@ def up(home: Settings, port: int | None, version: int | None) -> None:
         print(f"    {command:<70}  # {why}")
 
 
-def warehouse(administrator: str, database: str) -> None:
+def warehouse(administrator: str, database: str, new_passwords: bool) -> None:
     """Make the warehouse's database and roles on a server of the user's own."""
     try:
         parameters = psycopg2.extensions.parse_dsn(administrator)
@@ -49,7 +49,7 @@ def warehouse(administrator: str, database: str) -> None:
             " and its password in PGPASSWORD or ~/.pgpass"
         ) from None
     file = service_file()
-    warehouse_database.prepare(parameters, file, database)
+    warehouse_database.prepare(parameters, file, database, new_passwords=new_passwords)
     print(f"The database {database} is ready; its connections, with passwords: {file}")
 
 
@@ -103,6 +103,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         " 'host=db.example.com user=admin dbname=postgres'; its password in PGPASSWORD or ~/.pgpass",
     )
     own.add_argument("--database", default=warehouse_database.DATABASE, help="its name (%(default)s)")
+    own.add_argument(
+        "--new-passwords", action="store_true", help="also for roles that the server has and your service file has not"
+    )
     commands.add_parser("down", help="stop it; its data stay")
     commands.add_parser("status", help="say whether it runs, and where; exit code 1 when it does not")
     return parser.parse_args(arguments)
@@ -114,7 +117,7 @@ def main() -> int:
     try:
         home = settings.load()
         if options.command == "warehouse":
-            warehouse(options.administrator, options.database)
+            warehouse(options.administrator, options.database, options.new_passwords)
             return 0
         if home.shop != DEFAULT_SHOP:
             raise UserError(f"there are no services for {home.shop}: they are the demo shop's systems")

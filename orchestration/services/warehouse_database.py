@@ -7,7 +7,7 @@ databases is enough, no superuser. Repeated, it changes nothing; what was taken 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,14 @@ ROLES = (LOADER, TRANSFORMER, REPORTER, PERSONAL_REPORTER)
 _OLDEST_VERSION = 140_000
 
 
-def prepare(administrator: Mapping[str, Any], service_file: Path, database: str = DATABASE) -> None:
+def prepare(
+    administrator: Mapping[str, Any], service_file: Path, database: str = DATABASE, *, new_passwords: bool = True
+) -> None:
     """Make the database and its roles, and write their connections into `service_file` (mode 600), beside others.
 
     `administrator` are libpq's parameters of a role that may make databases and roles. A role gets a new password where
-    the file has none for it. Raises UserError when the server cannot be reached or refuses.
+    the file has none for it; one that is there already, perhaps for another warehouse of the server, only with
+    `new_passwords`. Raises UserError when the server cannot be reached or refuses.
     """
     known = read_services(service_file)
     passwords = {role: known.get(role, {}).get("password") or secrets.token_urlsafe(24) for role in ROLES}
@@ -42,7 +45,15 @@ def prepare(administrator: Mapping[str, Any], service_file: Path, database: str 
             )
         connection.autocommit = True
         with connection.cursor() as cursor:
-            _make_roles(cursor, connection, passwords)
+            cursor.execute("select rolname from pg_roles where rolname = any(%s)", (list(ROLES),))
+            there = {name for (name,) in cursor.fetchall()}
+            strange = sorted(there - known.keys())
+            if strange and not new_passwords:
+                raise UserError(
+                    f"the server has {', '.join(strange)} already, and {service_file} has no password of theirs: copy"
+                    " their connections from another warehouse's file, or add --new-passwords"
+                )
+            _make_roles(cursor, connection, passwords, there)
             cursor.execute("select from pg_database where datname = %s", (database,))
             if not cursor.fetchall():
                 cursor.execute(
@@ -59,10 +70,9 @@ def prepare(administrator: Mapping[str, Any], service_file: Path, database: str 
     write_services(service_file, own)
 
 
-def _make_roles(cursor: Any, connection: Any, passwords: Mapping[str, str]) -> None:
+def _make_roles(cursor: Any, connection: Any, passwords: Mapping[str, str], there: Collection[str]) -> None:
     for role, password in passwords.items():
-        cursor.execute("select from pg_roles where rolname = %s", (role,))
-        verb = "alter" if cursor.fetchall() else "create"
+        verb = "alter" if role in there else "create"
         # What PostgreSQL keeps of a password, so that the password itself is in no log of the server.
         verifier = psycopg2.extensions.encrypt_password(password, role, connection, "scram-sha-256")
         cursor.execute(

@@ -19,7 +19,9 @@ from ingestion.errors import UserError
 from ingestion.lake import Lake, Stream, connect
 from ingestion.target.core import Loader
 from ingestion.target.duckdb import DuckDBEngine
-from tests.integration.conftest import TARGET, text
+from ingestion.target.postgres import PostgresEngine
+from ingestion.target.sql_engine import SqlEngine
+from tests.integration.conftest import ENGINES, TARGET, text
 from tests.integration.test_target_loading import TEXT_SCHEMA, batch, record, schema, state, write_batch
 
 ORDERS = Stream("shop", "orders")
@@ -33,10 +35,11 @@ def last_line(done):
 # State
 
 
+@ENGINES
 def test_state_comes_out_only_after_its_records_are_committed(warehouse, monkeypatch):
     seen = []
-    load = DuckDBEngine.load
-    monkeypatch.setattr(DuckDBEngine, "load", lambda self, *args: seen.append("commit") or load(self, *args))
+    load = SqlEngine.load
+    monkeypatch.setattr(SqlEngine, "load", lambda self, *args: seen.append("commit") or load(self, *args))
     write = "ingestion.target.target.TargetWarehouse._write_state_message"
     monkeypatch.setattr(write, lambda self, value: seen.append(value["at"]))
     monkeypatch.setattr("ingestion.target.target.STATE_SECONDS", 0)
@@ -76,6 +79,7 @@ def test_a_batch_before_its_schema_is_one_line(warehouse):
 # Crashes
 
 
+@ENGINES
 def test_a_crash_between_lake_and_commit_loses_and_doubles_nothing(warehouse, monkeypatch):
     keyed = [schema(), record(id=1), record(id=2), state(1)]
     with monkeypatch.context() as patch:
@@ -90,36 +94,24 @@ def test_a_crash_between_lake_and_commit_loses_and_doubles_nothing(warehouse, mo
     warehouse.check_identities()
 
 
-@pytest.mark.parametrize("statement", ["insert into ops.quarantine", "insert into ops.loads"])
-def test_a_failure_inside_the_transaction_leaves_nothing(warehouse, monkeypatch, statement):
+@ENGINES
+@pytest.mark.parametrize("step", ["quarantine", "ledger"])
+def test_a_failure_inside_the_transaction_leaves_nothing(warehouse, monkeypatch, step):
     warehouse.load([schema(), record(id=1)])
+    rows = {each: each._rows for each in (DuckDBEngine, PostgresEngine)}
 
-    class Broken:
-        """A connection that fails at one statement, as on a full disk."""
+    def refuse(*_):
+        raise duckdb.IOException("IO Error: No space left on device")
 
-        def __init__(self, con):
-            self._con = con
-
-        def __getattr__(self, name):
-            return getattr(self._con, name)
-
-        def execute(self, sql, *args):
-            if sql.startswith(statement):
-                raise duckdb.IOException("IO Error: No space left on device")
-            return self._con.execute(sql, *args)
-
-    connect = DuckDBEngine.__init__
-
-    def connect_broken(self, *args, **more):
-        connect(self, *args, **more)
-        self._con = Broken(self._con)
+    def no_ledger(self, sql, *values):
+        return refuse() if sql.startswith("insert into ops.loads") else rows[type(self)](self, sql, *values)
 
     wider = schema({"id": {"type": "integer"}, "note": {"type": "string"}})
     with monkeypatch.context() as patch, pytest.raises(duckdb.IOException):
-        patch.setattr(DuckDBEngine, "__init__", connect_broken)
+        for each in rows:
+            patch.setattr(each, *(("_append_quarantine", refuse) if step == "quarantine" else ("_rows", no_ledger)))
         warehouse.load([wider, record(id=2, note="n"), record(id=3, note=3)])
-    columns = "select column_name from duckdb_columns() where table_name = 'orders' and column_name = 'note'"
-    assert warehouse.query(columns) == []
+    assert "note" not in warehouse.columns(ORDERS)
     assert warehouse.query("select id from raw_shop.orders") == [(1,)]
     assert warehouse.query("select count(*) from ops.quarantine") == [(0,)]
     assert warehouse.query("select status from ops.syncs order by started_at") == [("ok",), ("failed",)]
@@ -128,6 +120,7 @@ def test_a_failure_inside_the_transaction_leaves_nothing(warehouse, monkeypatch,
     warehouse.check_identities()
 
 
+@ENGINES
 def test_kill_9_at_any_moment_then_a_rerun_is_exactly_once(warehouse):
     """Batches of the lake and keyed records, killed at seeded moments until a run gets through."""
     seeded = random.Random(20261121)

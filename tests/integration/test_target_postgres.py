@@ -124,6 +124,33 @@ def test_a_widened_column_has_the_values_that_duckdb_would_have(warehouse, old, 
     assert warehouse.query("select v from raw_shop.orders order by id") == [(text_of_old,), (None,), (text_of_old,)]
 
 
+def test_a_column_that_views_of_dbt_read_is_widened_and_they_go_with_it(warehouse, caplog):
+    load_rows(warehouse, {"id": "integer", "n": "integer", "v": "double"}, ["1, 5, 1"])
+    warehouse.database.execute(
+        "create schema staging",
+        "create view staging.one as select id, v from raw_shop.orders",
+        "create view staging.two as select id from staging.one",
+        "create view staging.other as select id from raw_shop.orders",
+        "create materialized view staging.kept as select n from raw_shop.orders",
+    )
+    load_rows(warehouse, {"id": "integer", "n": "integer", "v": "varchar"}, ["2, 6, 'x'"], "two")
+    assert warehouse.query("select id, n, v from raw_shop.orders order by id") == [(1, 5, "1.0"), (2, 6, "x")]
+    assert warehouse.query("select viewname from pg_views where schemaname = 'staging'") == [("other",)]
+    assert warehouse.query("select n from staging.kept") == [(5,)]
+    assert "column v is VARCHAR now" in caplog.text
+    assert "until the next `dbt build` makes them: staging.one, staging.two" in caplog.text
+    warehouse.check_identities()
+
+
+def test_a_column_that_views_of_others_read_is_not_widened(warehouse):
+    load_rows(warehouse, {"id": "integer", "v": "double"}, ["1, 1"])
+    warehouse.database.execute("create view public.mine as select v from raw_shop.orders")
+    with pytest.raises(UserError, match=r"column v becomes VARCHAR, and public\.mine read it.*drop these views"):
+        load_rows(warehouse, {"id": "integer", "v": "varchar"}, ["2, 'x'"], "two")
+    assert warehouse.query("select v from public.mine") == [(1.0,)]
+    assert warehouse.query("select count(*) from ops.loads") == [(1,)]
+
+
 def test_a_value_that_postgresql_cannot_hold_is_one_line_and_loads_nothing(warehouse):
     closed = write_rows(warehouse, {"id": "integer", "day": "date"}, ["1, '5881580-07-10'"], "one")
     with pytest.raises(UserError, match=rf"stream shop-orders: {closed.file.name}: .*date out of range"):
