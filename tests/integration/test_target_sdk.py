@@ -14,6 +14,7 @@ from singer_sdk.testing.target_tests import (
 from singer_sdk.testing.templates import TargetFileTestTemplate
 
 from ingestion.target.target import TargetWarehouse
+from tests.integration.conftest import ENGINES
 
 
 class MultipleStateMessages(TargetMultipleStateMessages):
@@ -97,11 +98,13 @@ EXPECTED = {
 def _left_behind(warehouse, request):
     """Each test leaves consistent books, and the rows that its stream holds."""
     yield
-    if not (warehouse.home / "warehouse.duckdb").exists():
+    if not warehouse.exists:
         return
     if warehouse.query("select count(*) from ops.loads") != [(0,)]:
         warehouse.check_identities()
-    table, rows, quarantined = EXPECTED.get(request.node.name.removeprefix("test_target_"), (None, 0, 0))
+    table, rows, quarantined = EXPECTED.get(
+        request.node.name.removeprefix("test_target_").partition("[")[0], (None, 0, 0)
+    )
     if table:
         assert warehouse.query(f"select count(*) from {table}") == [(rows,)]
         assert warehouse.query("select count(*) from ops.quarantine") == [(quarantined,)]
@@ -111,6 +114,7 @@ class TestSdkSuiteFailing(_Failing):
     """Under `on_bad_record: fail`."""
 
 
+@ENGINES
 class TestSdkSuiteQuarantining(_Quarantining):
     """Under `on_bad_record: quarantine`."""
 
