@@ -152,9 +152,17 @@ def test_a_column_that_views_of_others_read_is_not_widened(warehouse):
     assert warehouse.query("select count(*) from ops.loads") == [(1,)]
 
 
-def test_a_value_that_postgresql_cannot_hold_is_one_line_and_loads_nothing(warehouse):
-    closed = write_rows(warehouse, {"id": "integer", "day": "date"}, ["1, '5881580-07-10'"], "one")
-    with pytest.raises(UserError, match=rf"stream shop-orders: {closed.file.name}: .*date out of range"):
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        ("date", "'5881580-07-10'", "date out of range"),
+        ("timestamp", "'5000-01-01 (BC) 00:00:00'", "timestamp out of range"),
+        ("varchar", "'a' || chr(0)", "0x00; the lake has text with NUL characters from a time with another engine"),
+    ],
+)
+def test_a_value_that_postgresql_cannot_hold_is_one_line_and_loads_nothing(warehouse, kind, value, message):
+    closed = write_rows(warehouse, {"id": "integer", "v": kind}, [f"1, {value}"], "one")
+    with pytest.raises(UserError, match=rf"stream shop-orders: {closed.file.name}: .*{message}"):
         warehouse.load([TEXT_SCHEMA, batch(closed.file)])
     assert warehouse.query("select count(*) from ops.loads") == [(0,)]
     assert warehouse.query("select to_regclass('raw_shop.orders') is null") == [(True,)]
