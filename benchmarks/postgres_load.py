@@ -186,9 +186,9 @@ def report(results: Results, postgres: str) -> str:
     parts = [
         "# Load into PostgreSQL",
         "A table of 12 mixed columns (`benchmarks/source.py`) into a new table, by `scripts/bench postgres`: psql COPY"
-        " of its CSV, and target-warehouse with its closed batch (25 columns in raw). A ratio is our speed as a multiple"
-        " of psql's, round by round. The rows of each are compared with the source's by count and sums. Seconds of the"
-        " processor are the client's, without the server's.",
+        " of its CSV, and target-warehouse with its closed batch (25 columns in raw). A ratio is our speed as a"
+        " multiple of psql's, round by round. The rows of each are compared with the source's by count and sums."
+        " Seconds of the processor are the client's, without the server's.",
         machine(("duckdb", "pyarrow", "adbc-driver-postgresql"), {"PostgreSQL": postgres}),
         "## Figures",
         table(FIGURE_HEADER, [figure.row() for figure in results.figures]),

@@ -144,7 +144,8 @@ class PostgresEngine(SqlEngine):
             except _InUse:
                 connection.close()
                 raise UserError(
-                    f"{self.name} is in use by another process (a run or a build); wait until it has ended, then run again"
+                    f"{self.name} is in use by another process (a run or a build);"
+                    " wait until it has ended, then run again"
                 ) from None
             except adbc_driver_manager.Error as error:
                 connection.close()
