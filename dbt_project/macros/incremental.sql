@@ -299,6 +299,7 @@
         {%- do parts.append(macro_id ~ macro_sql ~ values_of_variables(macro_sql)) -%}
     {%- endfor -%}
     {%- do parts.append(types_of_raw(node_ids)) -%}
+    {%- do parts.append(hash_of_functions()) -%}
     {{ return(local_md5(parts | join('\n'))) }}
 {%- endmacro %}
 
@@ -334,7 +335,7 @@
                 table_schema,
                 table_name,
                 column_name,
-                data_type
+                {{ type_of_column() }} as data_type
             from information_schema.columns
             where
                 table_catalog = '{{ ops_database() }}'

@@ -7,6 +7,7 @@
     {%- endif -%}
     {%- if execute and flags.WHICH in ['build', 'run', 'retry'] -%}
         {%- do create_ops_tables() -%}
+        {%- do create_functions() -%}
         {%- do create_run_history() -%}
         {%- do mark_killed_builds() -%}
         {%- do run_query("delete from " ~ ops_database() ~ ".ops.load_bound") -%}
@@ -113,7 +114,7 @@
     {%- do run_query("alter table " ~ ops ~ ".load_bound add column if not exists loads bigint") -%}
     {%- for database in model_databases() -%}
         {%- do commit_now() -%}
-        {%- do run_query("create schema if not exists " ~ database ~ ".ops") -%}
+        {%- do create_schema_unless_there(database, 'ops') -%}
         {%- do run_query(
             "create table if not exists " ~ database ~ ".ops.watermarks "
             ~ "(model varchar, load_id bigint, logic_hash varchar, invocation_id varchar)"
@@ -137,24 +138,10 @@
             {%- do found.append("('" ~ node.alias ~ "', '" ~ column.name ~ "', '" ~ column.meta.pii ~ "')") -%}
         {%- endfor -%}
     {%- endfor -%}
-    {%- do run_query(
-        'create or replace table ' ~ database ~ '.ops.models as select * from (values '
-        ~ ((models or ['(null)']) | sort | join(', ')) ~ ') as noted (model)'
+    {%- do write_anew(database ~ '.ops.models', ['model'], (models or ['(null)']) | sort) -%}
+    {%- do write_anew(
+        database ~ '.ops.personal_columns', ['model', 'column_name', 'kind'], (found or ['(null, null, null)']) | sort
     ) -%}
-    {%- do run_query(
-        'create or replace table ' ~ database ~ '.ops.personal_columns as select * from (values '
-        ~ ((found or ["(null, null, null)"]) | sort | join(', ')) ~ ') as noted (model, column_name, kind)'
-    ) -%}
-{%- endmacro %}
-
-{#- DuckDB writes one database per transaction, and dbt may have one open. -#}
-{% macro commit_now() -%}
-    {%- do adapter.dispatch('commit_now')() -%}
-{%- endmacro %}
-
-{% macro duckdb__commit_now() -%}
-    {%- do adapter.ensure_transaction() -%}
-    {%- do adapter.commit() -%}
 {%- endmacro %}
 
 {% macro model_databases() -%}

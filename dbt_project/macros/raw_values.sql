@@ -41,7 +41,7 @@
             _sdc_load_id as load_id,
             {%- for column in columns %}
             {%- set name = adapter.quote(column.name | replace('"', '""')) %}
-            count({{ "nullif(trim(" ~ name ~ "), '')" if column.is_string() else name }}) as filled_{{ loop.index }},
+            count({{ "nullif(" ~ trimmed(name) ~ ", '')" if column.is_string() else name }}) as filled_{{ loop.index }},
             {%- endfor %}
             count(*) as rows_counted
         from {{ relation }}

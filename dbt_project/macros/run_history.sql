@@ -36,11 +36,11 @@
         ~ "severity varchar, failing_row varchar, found_at timestamptz)",
         "create table if not exists " ~ ops ~ ".publishes (version bigint, invocation_id varchar, action varchar, "
         ~ "noted_at timestamptz, load_bound bigint, reason varchar, run_id varchar)",
-        "create or replace view " ~ ops ~ ".runs as " ~ runs_of_the_job(),
     ] -%}
     {%- for statement in statements -%}
         {%- do run_query(statement) -%}
     {%- endfor -%}
+    {%- do write_view_anew(ops ~ ".runs", runs_of_the_job()) -%}
     {#- Looking at columns opened a transaction, which nobody else would end. #}
     {%- do commit_now() -%}
 {%- endmacro %}
@@ -103,7 +103,7 @@
         union all
 
         select
-            coalesce(publishes.run_id, 'publish ' || cast(publishes.noted_at as {{ type_string() }})) as run_id,
+            coalesce(publishes.run_id, 'publish ' || {{ moment_as_text('publishes.noted_at') }}) as run_id,
             5 as step_number,
             publishes.noted_at as started_at,
             publishes.noted_at as finished_at,

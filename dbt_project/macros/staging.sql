@@ -2,7 +2,7 @@
 
 {#- A column of raw as trimmed text: files give text, databases their own types. -#}
 {% macro text_of(column) -%}
-    trim(cast({{ column }} as {{ type_string() }}))
+    {{ trimmed('cast(' ~ column ~ ' as ' ~ type_string() ~ ')') }}
 {%- endmacro %}
 
 {#- An id as received, of the shop's own type; null when it is none. -#}
@@ -57,12 +57,12 @@
 
 {#- Lower-cased and trimmed; an invalid or missing address becomes the placeholder. -#}
 {% macro clean_email(column) -%}
-    case when {{ is_valid_email(column) }} then lower(trim({{ column }})) else 'unknown@example.com' end
+    case when {{ is_valid_email(column) }} then {{ lower_case(trimmed(column)) }} else 'unknown@example.com' end
 {%- endmacro %}
 
 {#- Never null: a missing address is not valid. -#}
 {% macro is_valid_email(column) -%}
-    coalesce({{ matches('lower(trim(' ~ column ~ '))', var('email_pattern')) }}, false)
+    coalesce({{ matches(lower_case(trimmed(column)), var('email_pattern')) }}, false)
 {%- endmacro %}
 
 {#- Digits only; null when none is left. -#}
@@ -74,7 +74,7 @@
 {% macro clean_age(column) -%}
     case
         when
-            {{ matches('trim(' ~ column ~ ')', '^[1-9][0-9]{0,2}([.]0+)?$') }}
+            {{ matches(trimmed(column), '^[1-9][0-9]{0,2}([.]0+)?$') }}
             and {{ to_decimal(column) }} between {{ var('age_min') }} and {{ var('age_max') }}
             then cast({{ to_decimal(column) }} as integer)
     end

@@ -19,7 +19,8 @@
     {%- set versions = staging(entity) -%}
     {%- set order_of_versions -%}
         _database_load_id desc nulls last, _database_sequence desc nulls last,
-        _version_at desc nulls last, _row_hash desc, _load_id desc, _sequence desc, _occurrence desc, _source_file desc
+        _version_at desc nulls last, {{ in_byte_order('_row_hash') }} desc nulls last, _load_id desc, _sequence desc nulls last,
+        _occurrence desc nulls last, {{ in_byte_order('_source_file') }} desc nulls last
     {%- endset -%}
     with
 
@@ -107,7 +108,8 @@
 
     A version's content is its own, or, of a delete that brings the key alone, that of the last version before it that has any. -#}
 {% macro version_history(entity, presence, defaults={}) -%}
-    {%- set columns = entity_columns(entity) | map('first') | list -%}
+    {%- set types = dict(entity_columns(entity)) -%}
+    {%- set columns = types | list -%}
     {%- set keys = entity_keys(entity) -%}
     {%- set key = keys | join(', ') -%}
     {%- set contents = columns | reject('in', keys) | list -%}
@@ -137,7 +139,7 @@
         select
             {{ key }},
             {%- for column in contents %}
-            {%- set known = 'first_value(' ~ column ~ ') over of_content' %}
+            {%- set known = with_scale('first_value(' ~ column ~ ') over of_content', types[column]) %}
             {{ 'coalesce(' ~ known ~ ', ' ~ defaults[column] ~ ')' if column in defaults else known }} as {{ column }},
             {%- endfor %}
             deleted_at,

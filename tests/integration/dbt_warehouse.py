@@ -81,6 +81,8 @@ class DbtWarehouse:
         self.project = project
         self.shop = shop
         self.profiles = profiles or project
+        #: More variables of dbt's environment.
+        self.variables: dict[str, str] = {}
         self._last_load = 0
 
     @classmethod
@@ -199,7 +201,7 @@ class DbtWarehouse:
             "DBT_PROJECT_DIR": str(self.project),
             "DBT_PROFILES_DIR": str(self.profiles),
             "DBT_LOG_PATH": str(self.home / "logs"),
-        }
+        } | self.variables
         before, folder = dict(os.environ), Path.cwd()
         os.environ.update(changed)
         try:

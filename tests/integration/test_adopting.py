@@ -49,12 +49,12 @@ OTHER_VIEWS = {
         "customers",
         """
         {{ to_integer('customer') }} as user_id,
-        nullif(trim(name), '') as name,
+        nullif({{ trimmed('name') }}, '') as name,
         {{ clean_email('email') }} as email,
         {{ is_valid_email('email') }} as is_email_valid,
         {{ clean_phone('phone') }} as phone,
         {{ clean_age('age') }} as age,
-        nullif(trim(country), '') as country,
+        nullif({{ trimmed('country') }}, '') as country,
         {{ to_utc_timestamp('joined_at') }} as registered_at,
         """,
         "customer",
@@ -63,8 +63,8 @@ OTHER_VIEWS = {
     "products": (
         "sales",
         """
-        upper(trim(article)) as product_id,
-        nullif(trim(title), '') as name,
+        {{ upper_case(trimmed('article')) }} as product_id,
+        nullif({{ trimmed('title') }}, '') as name,
         'unknown' as category,
         {{ to_decimal('price') }} as price,
         """,

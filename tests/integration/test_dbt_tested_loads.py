@@ -114,7 +114,11 @@ def test_all_is_tested_unless_a_complete_build_has(warehouse: DbtWarehouse, unkn
 @pytest.mark.parametrize(
     ("file", "find", "replace"),
     [
-        ("stg_demo_shop__events.sql", "lower(trim(event_type))", "nullif(lower(trim(event_type)), 'purchase')"),
+        (
+            "stg_demo_shop__events.sql",
+            "{{ lower_case(trimmed('event_type')) }}",
+            "nullif({{ lower_case(trimmed('event_type')) }}, 'purchase')",
+        ),
         ("_demo_shop__models.yml", "[event_id, event_type, occurred_at", "[event_id, event_type, user_id, occurred_at"),
     ],
     ids=["the view", "the test"],

@@ -136,7 +136,7 @@ def test_a_macro_without_description_is_found(manifest: Manifest) -> None:
     macros["macro.shop_warehouse.shop"]["description"] = " "
     macros["macro.shop_warehouse.add_days"]["arguments"][0]["description"] = ""
     macros["macro.shop_warehouse.duckdb__alone"] = {
-        **macros["macro.shop_warehouse.duckdb__shop_day"],
+        **macros["macro.shop_warehouse.duckdb__day_of_week"],
         "name": "duckdb__alone",
     }
     assert sorted(governance.undescribed_macros(broken)) == [

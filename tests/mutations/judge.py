@@ -159,7 +159,10 @@ class Judge:
                 if node.resource_type == "model" and node.config.enabled:
                     found[node.unique_id] = Target(node.unique_id, node.original_file_path, node.raw_code)
             for macro in manifest.macros.values():
-                if macro.original_file_path in MACRO_FILES and macro.package_name == "shop_warehouse":
+                # The suites that judge run on DuckDB; what the other engine says instead, the tests of parity hold.
+                if macro.original_file_path not in MACRO_FILES or macro.name.startswith("postgres__"):
+                    continue
+                if macro.package_name == "shop_warehouse":
                     found[macro.unique_id] = Target(macro.unique_id, macro.original_file_path, macro.macro_sql)
         return sorted(found.values(), key=lambda target: (target.path, target.unique_id))
 

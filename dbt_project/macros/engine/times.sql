@@ -5,7 +5,7 @@
     {{ adapter.dispatch('naive_utc')(expression) }}
 {%- endmacro %}
 
-{% macro duckdb__naive_utc(expression) -%}
+{% macro default__naive_utc(expression) -%}
     timezone('UTC', {{ expression }})
 {%- endmacro %}
 
@@ -44,12 +44,16 @@
     end
 {%- endmacro %}
 
+{% macro postgres__to_utc_timestamp(column) -%}
+    {{ staging_function('text_to_utc') }}({{ text_of(column) }}, '{{ shop_setting("source_time_zone") }}')
+{%- endmacro %}
+
 {#- The day in the shop's time zone of a UTC timestamp. -#}
 {% macro shop_day(expression) -%}
     {{ adapter.dispatch('shop_day')(expression) }}
 {%- endmacro %}
 
-{% macro duckdb__shop_day(expression) -%}
+{% macro default__shop_day(expression) -%}
     cast(timezone('{{ shop_setting("time_zone") }}', timezone('UTC', {{ expression }})) as date)
 {%- endmacro %}
 
@@ -58,7 +62,7 @@
     {{ adapter.dispatch('start_of_shop_day')(day) }}
 {%- endmacro %}
 
-{% macro duckdb__start_of_shop_day(day) -%}
+{% macro default__start_of_shop_day(day) -%}
     timezone('UTC', timezone('{{ shop_setting("time_zone") }}', cast({{ day }} as timestamp)))
 {%- endmacro %}
 
@@ -83,6 +87,10 @@
     cast(isodow({{ day }}) as integer)
 {%- endmacro %}
 
+{% macro postgres__day_of_week(day) -%}
+    cast(extract(isodow from {{ day }}) as integer)
+{%- endmacro %}
+
 {#- A date moved by a whole number of days. -#}
 {% macro add_days(day, days) -%}
     cast({{ dateadd('day', days, day) }} as date)
@@ -97,6 +105,10 @@
     time_bucket(interval '15 minutes', {{ expression }})
 {%- endmacro %}
 
+{% macro postgres__quarter_hour(expression) -%}
+    date_bin(interval '15 minutes', {{ expression }}, {{ beginning_of_time() }})
+{%- endmacro %}
+
 {#- The full hours from 1970 to a UTC timestamp: a small number, for where millions of hours are compared. -#}
 {% macro hours_since_1970(timestamp) -%}
     cast({{ datediff(beginning_of_time(), timestamp, 'hour') }} as integer)
@@ -109,6 +121,10 @@
 
 {% macro duckdb__click_window(timestamp) -%}
     time_bucket(interval '5 minutes', {{ timestamp }})
+{%- endmacro %}
+
+{% macro postgres__click_window(timestamp) -%}
+    date_bin(interval '5 minutes', {{ timestamp }}, {{ beginning_of_time() }})
 {%- endmacro %}
 
 {#- The frame, over an order by a timestamp, of the rows within the hour that ends with the row, those at its moment included;

@@ -62,7 +62,7 @@ levels as (
         medians.day,
         medians.volume,
         medians.median_volume,
-        {{ median_half_up('10000 * before.volume / before.median_volume') }} as level_before
+        {{ median_half_up('cast(10000 * before.volume as double precision) / before.median_volume') }} as level_before
     from medians
     left join medians as before
         on
@@ -77,7 +77,7 @@ judged as (
         levels.day,
         levels.volume,
         levels.median_volume,
-        levels.median_volume * least(10000, coalesce(levels.level_before, 10000)) / 10000 as expected
+        cast(levels.median_volume * least(10000, coalesce(levels.level_before, 10000)) as double precision) / 10000 as expected
     from levels
     cross join span
     where

@@ -143,7 +143,9 @@ ranked_shares as (
         shipping_units - sum(share_units) over (partition by order_id) as units_left,
         row_number() over (
             partition by order_id
-            order by shipping_units * weight - share_units * order_weight desc, order_line_id asc
+            order by
+                shipping_units * weight - share_units * order_weight desc,
+                {{ in_byte_order('order_line_id', id_type('order_line')) }} asc
         ) as remainder_rank
     from whole_shares
 ),

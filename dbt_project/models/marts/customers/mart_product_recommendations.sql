@@ -85,7 +85,10 @@ ranked as (
         *,
         row_number() over (
             partition by product_id
-            order by lift desc, orders_together desc, recommended_product_id asc
+            order by
+                lift desc,
+                orders_together desc,
+                {{ in_byte_order('recommended_product_id', id_type('product')) }} asc
         ) as recommendation_rank
     from with_measures
 ),

@@ -8,12 +8,12 @@ source as (
 events as (
     select
         -- ids
-        cast(trim(event_id) as {{ type_string() }}) as event_id,
+        cast({{ trimmed('event_id') }} as {{ type_string() }}) as event_id,
         {{ to_id('user_id', 'user') }} as user_id,
         {{ to_id('product_id', 'product') }} as product_id,
 
         -- text
-        lower(trim(event_type)) as event_type,
+        {{ lower_case(trimmed('event_type')) }} as event_type,
 
         -- timestamps
         {{ to_utc_timestamp('occurred_at') }} as occurred_at,

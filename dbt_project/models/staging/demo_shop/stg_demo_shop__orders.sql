@@ -13,7 +13,7 @@ orders as (
 
         -- text: the shop's own word, which int_orders__current maps to pending, completed or
         -- cancelled
-        lower(trim(status)) as status,
+        {{ lower_case(trimmed('status')) }} as status,
 
         -- timestamps
         {{ to_utc_timestamp('ordered_at') }} as ordered_at,
@@ -23,7 +23,7 @@ orders as (
         {{ to_decimal_or_zero('shipping_cost') }} as shipping_cost,
 
         -- text
-        upper(trim(currency)) as currency,
+        {{ upper_case(trimmed('currency')) }} as currency,
 
         {{ technical_columns(
             to_utc_timestamp('updated_at'),

@@ -11,8 +11,8 @@ products as (
         {{ to_id('product_id', 'product') }} as product_id,
 
         -- text
-        nullif(trim(name), '') as name,
-        nullif(trim(category), '') as category,
+        nullif({{ trimmed('name') }}, '') as name,
+        nullif({{ trimmed('category') }}, '') as category,
 
         -- numbers
         {{ to_decimal('price') }} as price,

@@ -23,7 +23,7 @@ refunds as (
         {{ to_utc_timestamp('refunded_at') }} as refunded_at,
 
         -- text
-        nullif(trim(reason), '') as reason,
+        nullif({{ trimmed('reason') }}, '') as reason,
 
         {{ technical_columns(
             to_utc_timestamp('updated_at'),

@@ -11,7 +11,7 @@ users as (
         {{ to_id('user_id', 'user') }} as user_id,
 
         -- text
-        nullif(trim(name), '') as name,
+        nullif({{ trimmed('name') }}, '') as name,
         {{ clean_email('email') }} as email,
         {{ is_valid_email('email') }} as is_email_valid,
         {{ clean_phone('phone') }} as phone,
@@ -20,7 +20,7 @@ users as (
         {{ clean_age('age') }} as age,
 
         -- text
-        nullif(trim(country), '') as country,
+        nullif({{ trimmed('country') }}, '') as country,
 
         -- timestamps
         {{ to_utc_timestamp('registered_at') }} as registered_at,

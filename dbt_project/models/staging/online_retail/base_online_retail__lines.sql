@@ -17,13 +17,13 @@ parsed as (
             "_sdc_source_file || '|' || _sdc_row_hash || '|' || cast(_sdc_occurrence as "
             ~ type_string() ~ ")"
         ) }} as line_id,
-        upper(trim({{ adapter.quote('InvoiceNo') }})) as invoice_number,
-        upper(trim({{ adapter.quote('StockCode') }})) as stock_code,
-        nullif(trim({{ adapter.quote('CustomerID') }}), '') as customer_number,
+        {{ upper_case(trimmed(adapter.quote('InvoiceNo'))) }} as invoice_number,
+        {{ upper_case(trimmed(adapter.quote('StockCode'))) }} as stock_code,
+        nullif({{ trimmed(adapter.quote('CustomerID')) }}, '') as customer_number,
 
         -- text
-        nullif(trim({{ adapter.quote('Description') }}), '') as description,
-        nullif(trim({{ adapter.quote('Country') }}), '') as country,
+        nullif({{ trimmed(adapter.quote('Description')) }}, '') as description,
+        nullif({{ trimmed(adapter.quote('Country')) }}, '') as country,
 
         -- numbers
         {{ to_integer(adapter.quote('Quantity')) }} as quantity,
