@@ -2,6 +2,8 @@
 
 After `kill -9` of Meltano it would build on to its end, and hold the warehouse against the next run. With `--if-new`
 first, a complete build that would find nothing new is left out (orchestration/nothing_new.py).
+
+Where the warehouse is a database of PostgreSQL, dbt is told where: it cannot read PostgreSQL's service file.
 """
 
 from __future__ import annotations
@@ -10,8 +12,15 @@ import os
 import sys
 
 from ingestion import lifeline
+from ingestion.errors import UserError
 
 IF_NEW = "--if-new"
+SERVICE = "warehouse_transformer"
+"""The connection's name in PostgreSQL's service file."""
+VARIABLES = {"host": "HOST", "port": "PORT", "dbname": "DATABASE", "user": "USER", "password": "PASSWORD"}
+"""libpq's parameters, and the variables of dbt_project/profiles.yml: WAREHOUSE_POSTGRES_<name>."""
+SSL_VARIABLES = {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT"}
+"""What libpq itself takes from the environment, in whatever program."""
 
 
 def is_needless() -> bool:
@@ -34,8 +43,30 @@ def is_needless() -> bool:
     return False
 
 
+def connect_to_postgres() -> None:
+    """Set what is unset of the variables by which dbt finds the database; nothing where the engine is another.
+
+    Raises UserError when the connection is needed and the service file has none.
+    """
+    from ingestion import postgres_service, settings
+
+    if settings.load().engine != settings.POSTGRES:
+        return
+    variables = {name: f"WAREHOUSE_POSTGRES_{variable}" for name, variable in VARIABLES.items()}
+    if all(os.environ.get(variable) for variable in variables.values()):
+        return
+    said = postgres_service.connection(SERVICE)
+    for name, variable in (variables | SSL_VARIABLES).items():
+        if name in said and not os.environ.get(variable):
+            os.environ[variable] = said[name]
+
+
 if __name__ == "__main__":
     lifeline.tie("dbt")
+    try:
+        connect_to_postgres()
+    except UserError as error:
+        sys.exit(f"dbt: {error}")
     if sys.argv[1:2] == [IF_NEW]:
         del sys.argv[1]
         if is_needless():

@@ -282,9 +282,11 @@
     {{ return(columns | join(', ') or none) }}
 {%- endmacro %}
 
-{#- A message as one line of at most 500 characters, without what looks like a secret. -#}
+{#- A message as one line of at most 500 characters, without what looks like a secret, and without the row that PostgreSQL shows of a
+    broken constraint: it may be a person's. -#}
 {% macro one_line(message) -%}
     {%- set text = (message or '') | string -%}
+    {%- set text = modules.re.sub('\\n\\s*DETAIL:.*', '', text) -%}
     {%- set text = modules.re.sub('://[^/@[:space:]]*:[^/@]*@'.replace('[:space:]', '\\s'), '://***@', text) -%}
     {%- set text = modules.re.sub('(?i)\\b([\\w-]*(?:password|passwd|pwd|secret|token|api_?key)[\\w-]*)(["\']?\\s*[=:]\\s*)(\'[^\']*\'|"[^"]*"|\\S+)', '\\1\\2***', text) -%}
     {{ return(' '.join(text.split())[:500] or none) }}

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import psycopg2.extensions
 from adbc_driver_postgresql import dbapi
-from dbt.cli.main import dbtRunnerResult
 from dbt.contracts.graph.manifest import Manifest
 
+from ingestion.postgres_service import read_services
+from ingestion.settings import POSTGRES
+from orchestration import tied_dbt
+from orchestration.services import warehouse_database
 from tests.integration.dbt_warehouse import DbtWarehouse
-from tests.pipeline import MART_KEYS, ROOT
+from tests.pipeline import MART_KEYS, ROOT, Pipeline
 from tests.postgres import Database
 
 #: Tables of `ops` that target-warehouse writes; dbt makes the others itself.
@@ -22,29 +27,33 @@ Rows = dict[str, tuple[list[str], Counter[tuple[Any, ...]]]]
 
 
 class PostgresTwin(DbtWarehouse):
-    """A warehouse in a PostgreSQL database whose raw is that of a DuckDB file; `home` holds dbt's own files."""
+    """A warehouse in a PostgreSQL database, whose raw is that of a DuckDB file; `home` holds dbt's own files.
+
+    Raw is written as warehouse_loader, dbt runs as warehouse_transformer: both with the rights that they have.
+    """
 
     manifests: dict[tuple[Path, str], Manifest] = {}  # noqa: RUF012
 
-    def __init__(self, home: Path, database: Database, shop: str = "demo_shop") -> None:
+    def __init__(self, home: Path, database: Database, services: Path, shop: str = "demo_shop") -> None:
         super().__init__(home, ROOT / "dbt_project", shop=shop)
         home.mkdir()
         self.database = database
-        server = database.server
-        self.variables = {
-            "WAREHOUSE_ENGINE": "postgres",
-            "WAREHOUSE_POSTGRES_HOST": server.host,
-            "WAREHOUSE_POSTGRES_PORT": str(server.port),
-            "WAREHOUSE_POSTGRES_DATABASE": database.name,
-            "WAREHOUSE_POSTGRES_USER": server.user,
-            "WAREHOUSE_POSTGRES_PASSWORD": server.password,
+        warehouse_database.prepare(psycopg2.extensions.parse_dsn(database.server.dsn()), services, database.name)
+        roles = read_services(services)
+        self.loader = roles[warehouse_database.LOADER]
+        #: The environment of commands that find the database by the service file.
+        self.environment = {"WAREHOUSE_ENGINE": POSTGRES, "PGSERVICEFILE": str(services)}
+        self.variables = self.environment | {
+            f"WAREHOUSE_POSTGRES_{variable}": roles[tied_dbt.SERVICE][name]
+            for name, variable in tied_dbt.VARIABLES.items()
         }
 
     def follow(self, file: Path) -> None:
         """Copy the loads that this raw does not have yet, and the ledger, from a DuckDB warehouse's file."""
+        place = "postgresql://{user}:{password}@{host}:{port}/{dbname}".format(**self.loader)
         with (
             duckdb.connect(str(file), read_only=True) as source,
-            closing(dbapi.connect(self.database.dsn)) as connection,
+            closing(dbapi.connect(place)) as connection,
             connection.cursor() as cursor,
         ):
             source.execute("set timezone = 'UTC'")
@@ -73,6 +82,12 @@ class PostgresTwin(DbtWarehouse):
                 if rows.num_rows:
                     cursor.adbc_ingest(table, rows, mode="append", db_schema_name=schema)
             connection.commit()
+
+    def rebuild_from(self, pipeline: Pipeline) -> None:
+        """Make raw and the ledger anew from the lake of a pipeline, as a user would."""
+        Pipeline(pipeline.home, pipeline.shop, pipeline.data, extra_env=self.environment).run(
+            "warehouse-lake", "rebuild"
+        )
 
     def mart_rows(self) -> Rows:
         """Each mart's columns in their order, and its rows."""
@@ -117,10 +132,14 @@ def unlike(one: Rows, other: Rows) -> list[str]:
     return found
 
 
-def verdicts(result: dbtRunnerResult) -> dict[str, tuple[str, int | None]]:
-    """What became of each model, seed and test: status, and rows found by a test."""
+Verdicts = dict[str, tuple[str, int | None]]
+
+
+def verdicts(warehouse: DbtWarehouse) -> Verdicts:
+    """What the last command of dbt said of each model, seed and test: its status, and how many rows a test found."""
+    results = json.loads((warehouse.home / "dbt" / "run_results.json").read_text())["results"]
     return {
-        node.node.unique_id: (str(node.status), node.failures if node.node.resource_type == "test" else None)
-        for node in result.result
-        if node.node.resource_type != "operation"
+        result["unique_id"]: (result["status"], result["failures"])
+        for result in results
+        if not result["unique_id"].startswith("operation.")
     }
