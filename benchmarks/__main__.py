@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import el, models, postgres_load
+from benchmarks import el, models, postgres_load, publish
 from benchmarks.report import put
 from ingestion.errors import UserError
 
@@ -26,7 +26,10 @@ def main() -> None:
     of_dbt.add_argument("--memory-lines", type=int, help="order lines for the peak memory (20000000)")
     of_postgres = commands.add_parser("postgres", help="the target, into PostgreSQL", description=postgres_load.__doc__)
     of_postgres.add_argument("--rows", type=int, action="append", help="rows of a table; repeatable (5000000)")
-    for command in (of_el, of_dbt, of_postgres):
+    of_publish = commands.add_parser(
+        "publish", help="readers during publishes, both engines", description=publish.__doc__
+    )
+    for command in (of_el, of_dbt, of_postgres, of_publish):
         command.add_argument("--repetitions", type=int, help="rounds (3)")
         command.add_argument(
             "--quick", action="store_true", help="small sizes, a few minutes at most; nothing is promised for them"
@@ -38,7 +41,7 @@ def main() -> None:
             help=f"file for the tables (benchmarks/{RESULTS.name}, for the promised sizes)",
         )
     arguments = parser.parse_args()
-    benchmark = {"el": el, "dbt": models, "postgres": postgres_load}[arguments.command]
+    benchmark = {"el": el, "dbt": models, "postgres": postgres_load, "publish": publish}[arguments.command]
     sizes = benchmark.QUICK if arguments.quick else benchmark.Sizes()
     given = {name: getattr(arguments, name, None) for name in ("rows", "lines", "memory_lines", "repetitions")}
     sizes = replace(

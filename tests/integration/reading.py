@@ -3,8 +3,8 @@
     python -m tests.integration.reading duckdb published/warehouse.duckdb
     python -m tests.integration.reading postgres DSN
 
-It reads as long as its input is open, and prints a line of JSON for each query: `[version, prices, rows, seconds]`, or
-`{"error": ...}`. `prices` are those of all marts that the query joins; of one version they are all the same.
+It reads as long as its input is open, and prints a line of JSON for each query: `[version, prices, rows, started,
+seconds]`, or `{"error": ...}`. `prices` are those of all marts that the query joins; of one version they are the same.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Answer:
     version: int
     prices: frozenset[int]
     rows: int
+    started: float  # of the system's monotonic clock
     seconds: float
     error: str | None = None
 
@@ -77,9 +78,9 @@ def readers(number: int, engine: str, place: str | Path) -> Iterator[list[list[A
 
 def _answer(said: Any) -> Answer:
     if isinstance(said, dict):
-        return Answer(0, frozenset(), 0, 0.0, said["error"])
-    version, prices, rows, seconds = said
-    return Answer(version, frozenset(prices), rows, seconds)
+        return Answer(0, frozenset(), 0, 0.0, 0.0, said["error"])
+    version, prices, *others = said
+    return Answer(version, frozenset(prices), *others)
 
 
 def _asking(engine: str, place: str) -> Callable[[], Sequence[tuple[Any, ...]]]:
@@ -114,7 +115,8 @@ def main() -> None:
             if len(rows) != 1:
                 raise ValueError(f"{len(rows)} versions at once")
             version, *prices, number = rows[0]
-            line: Any = [version, [int(price) for price in prices], number, time.perf_counter() - started]
+            seconds = time.perf_counter() - started
+            line: Any = [version, [int(price) for price in prices], number, started, seconds]
         except Exception as error:  # Whatever a reader meets is what the test is about.
             line = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(line), flush=True)
