@@ -32,7 +32,7 @@ def up(home: Settings, port: int | None, version: int | None) -> None:
     for command, why in (
         (f"{variables}.venv/bin/demo-shop init --into postgres", "fill it; later: demo-shop advance"),
         (f"{variables}.venv/bin/meltano --environment=services run daily", "load, build, test, publish"),
-        (f"{variables}.venv/bin/meltano --environment=postgres run ingest", "files, into the database warehouse"),
+        (f"{variables}.venv/bin/meltano --environment=postgres run daily", "the same with PostgreSQL as the warehouse"),
         (f"{variables}scripts/services down", "stop it; its data stay"),
     ):
         print(f"    {command:<70}  # {why}")
