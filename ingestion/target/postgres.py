@@ -40,6 +40,14 @@ DBT_SCHEMAS = ("staging", "intermediate", "build")
 # Of what a run holds as long as it lives; two numbers, so that no other program's lock is likely to be the same. In
 # docs/contracts.md: who needs raw to stay as it is takes it shared.
 _LOCK = (1_467_045_491, 1)
+_SESSION = (
+    # A commit is on the server's disk before it is told.
+    "select set_config('synchronous_commit', 'on', false)"
+    " where current_setting('synchronous_commit') in ('off', 'local')",
+    # A run waits for its tap, and a load takes its time, however long that is. Not every version has all of these.
+    "select set_config(name, '0', false) from pg_settings where name in ('statement_timeout',"
+    " 'idle_session_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')",
+)
 # Rows that are on their way at once; more are no quicker.
 _CHUNK_ROWS = 30_720
 
@@ -140,7 +148,9 @@ class PostgresEngine(SqlEngine):
         if self._open is None:
             connection = self._server.connect_arrow({}, autocommit=True)
             try:
-                lifeline.once_free(lambda: self._take_lock(connection), lambda error: isinstance(error, _InUse))
+                lifeline.once_free(lambda: _take_lock(connection), lambda error: isinstance(error, _InUse))
+                for statement in _SESSION:
+                    _rows(connection, statement, ())
             except _InUse:
                 connection.close()
                 raise UserError(
@@ -153,14 +163,8 @@ class PostgresEngine(SqlEngine):
             self._open = connection
         return self._open
 
-    def _take_lock(self, connection: Connection) -> None:
-        """Be the only run. Raises _InUse while another is."""
-        [(is_ours,)] = _rows(connection, "select pg_try_advisory_lock($1::integer, $2::integer)", _LOCK)
-        if not is_ours:
-            raise _InUse
-
     def _check(self) -> None:
-        """Refuse a server that cannot be the warehouse's, and have commits be on its disk before they are told."""
+        """Refuse a server that cannot be the warehouse's."""
         [(version, encoding)] = self._rows(
             "select current_setting('server_version_num')::bigint, current_setting('server_encoding')"
         )
@@ -170,15 +174,6 @@ class PostgresEngine(SqlEngine):
             )
         if encoding != "UTF8":
             raise UserError(f"{self.name} has the encoding {encoding}; make one with encoding 'UTF8' for the warehouse")
-        self._rows(
-            "select set_config('synchronous_commit', 'on', false)"
-            " where current_setting('synchronous_commit') in ('off', 'local')"
-        )
-        # A run waits for its tap, and a load takes its time, however long that is; not every version has all of these.
-        self._rows(
-            "select set_config(name, '0', false) from pg_settings where name in ('statement_timeout',"
-            " 'idle_session_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')"
-        )
 
     def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         connection = self._connection
@@ -392,6 +387,13 @@ _HINTS = {
     "53100": "free space on the server's disk, then run again",
     "22021": "the lake has text with NUL characters from a time with another engine; PostgreSQL cannot hold it",
 }
+
+
+def _take_lock(connection: Connection) -> None:
+    """Be the only run. Raises _InUse while another is."""
+    [(is_ours,)] = _rows(connection, "select pg_try_advisory_lock($1::integer, $2::integer)", _LOCK)
+    if not is_ours:
+        raise _InUse
 
 
 def _rows(connection: Connection, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -356,11 +356,25 @@ def test_a_connection_that_is_lost_between_two_batches_fails_the_run_and_notes_i
     assert warehouse.query("select status from ops.syncs") == [("failed",)], stderr
 
 
-def test_a_commit_is_on_disk_before_the_state_moves_on(warehouse):
-    warehouse.database.execute(f"alter database {warehouse.database.name} set synchronous_commit = off")
-    engine = open_warehouse(settings.load(), memory_limit="256MB", threads=1)
-    with closing(engine):
+def test_every_session_of_a_run_commits_to_disk_and_has_its_time(warehouse):
+    name = warehouse.database.name
+    warehouse.database.execute(
+        f"alter database {name} set synchronous_commit = off", f"alter database {name} set statement_timeout = 1000"
+    )
+    with closing(open_warehouse(settings.load(), memory_limit="256MB", threads=1)) as engine:
         assert engine._rows("select current_setting('synchronous_commit')") == [("on",)]
+        with pytest.raises(UserError, match="division by zero"):
+            engine._rows("select 1 / 0")  # From here on it is another session.
+        asked = "select current_setting('synchronous_commit'), current_setting('statement_timeout')"
+        assert engine._rows(asked) == [("on", "0")]
+
+
+def test_a_database_of_another_encoding_is_refused(warehouse, monkeypatch, tmp_path):
+    warehouse.database.execute("create database ascii encoding 'SQL_ASCII' template template0")
+    alter_service(monkeypatch, tmp_path, dbname="ascii")
+    with pytest.raises(UserError, match=r"the database ascii of .* has the encoding SQL_ASCII"):
+        warehouse.load([schema()])
+    warehouse.database.execute("drop database ascii")
 
 
 def test_the_loader_needs_no_more_than_its_role_has(warehouse):
