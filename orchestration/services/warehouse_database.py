@@ -103,16 +103,21 @@ def _grant(cursor: Any, database: str) -> None:
         f"alter role {PERSONAL_REPORTER} in database {{database}} set search_path = marts_personal, marts",
         f"create schema if not exists ops authorization {LOADER}",
         f"grant usage, create on schema ops to {TRANSFORMER}",
-        f"grant select on all tables in schema ops to {TRANSFORMER}",
         f"alter default privileges for role {LOADER} grant usage on schemas to {TRANSFORMER}",
         f"alter default privileges for role {LOADER} grant select on tables to {TRANSFORMER}",
     ]
     for statement in statements:
         cursor.execute(sql.SQL(statement).format(database=sql.Identifier(database)))
     for schema in made:
-        for right in ("usage on schema {schema}", "select on all tables in schema {schema}"):
-            grant = sql.SQL(f"grant {right} to {TRANSFORMER}")
-            cursor.execute(grant.format(schema=sql.Identifier(schema)))
+        cursor.execute(sql.SQL(f"grant usage on schema {{}} to {TRANSFORMER}").format(sql.Identifier(schema)))
+    # Not of all tables in these schemas: those of dbt's in ops nobody but itself may grant.
+    cursor.execute(
+        "select nspname, relname from pg_class inner join pg_namespace on relnamespace = pg_namespace.oid"
+        " where pg_get_userbyid(relowner) = %s and relkind in ('r', 'p', 'v', 'm')",
+        (LOADER,),
+    )
+    for place in cursor.fetchall():
+        cursor.execute(sql.SQL(f"grant select on {{}} to {TRANSFORMER}").format(sql.Identifier(*place)))
     if is_member_for_now:
         cursor.execute(f"revoke {LOADER} from current_user")
 

@@ -25,6 +25,7 @@ class Roles:
     """The connections of each role to one database."""
 
     def __init__(self, file: Path) -> None:
+        self.file = file
         self.services = read_services(file)
 
     def connect(self, role: str) -> Any:
@@ -174,3 +175,18 @@ ALLOWED = [
 def test_reporter_finds_no_plain_value_in_what_it_may_ask(roles: Roles) -> None:
     told = [statement for statement in ALLOWED if SECRET in str(roles.query("warehouse_reporter", statement))]
     assert told == []
+
+
+def test_an_administrator_who_is_no_superuser_gives_again_what_was_taken_away(roles: Roles, postgres: Database) -> None:
+    """Also where dbt made tables in the loader's schema, of which it alone may say who reads them."""
+    everyone = ", ".join(warehouse_database.ROLES)
+    superuser = Database(postgres.server, postgres.name)
+    superuser.execute(
+        "create role no_superuser login createrole createdb password 'of no_superuser'",
+        f"grant {everyone} to no_superuser with admin true, inherit false, set false",
+        f"alter database {postgres.name} owner to no_superuser",
+    )
+    roles.execute("warehouse_loader", "revoke select on ops.quarantine, raw_crm.users from warehouse_transformer")
+    administrator = parse_dsn(postgres.server.dsn()) | {"user": "no_superuser", "password": "of no_superuser"}
+    warehouse_database.prepare(administrator, roles.file, postgres.name)
+    assert roles.query("warehouse_transformer", "select count(*) from ops.quarantine, raw_crm.users") == [(1,)]
