@@ -13,6 +13,8 @@ next such change, so that their versions can be brought back.
 
 from __future__ import annotations
 
+import hashlib
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -52,8 +54,8 @@ _ATTEMPTS, _BETWEEN_SECONDS = 100, 0.2
 _WAIT_FOR_BUILD = "10s"
 _MESSAGE_LENGTH = 500
 
-# Beside a column with personal data: what most readers see of it.
 _HIDDEN = "_hidden_"
+_NAME_BYTES = 63
 
 Column = tuple[str, str]  # name, type
 _T = TypeVar("_T")
@@ -191,7 +193,7 @@ class _Publisher:
         columns = {
             mart: [
                 *(of_mart := self._columns(BUILD, mart)),
-                *((_HIDDEN + column, kind) for column, kind in of_mart if (mart, column) in personal),
+                *((_hidden(column), kind) for column, kind in of_mart if (mart.lower(), column.lower()) in personal),
             ]
             for mart in built
         }
@@ -236,7 +238,7 @@ class _Publisher:
             raise UserError(f"The marts were never built. {BUILD_FIRST}")
         built = self.rows(
             "select tables.table_name from information_schema.tables as tables inner join ops.models"
-            f" on tables.table_name = lower(models.model) where tables.table_schema = '{BUILD}' order by 1"
+            f" on lower(tables.table_name) = lower(models.model) where tables.table_schema = '{BUILD}' order by 1"
         )
         kinds = self.rows("select lower(model), lower(column_name), kind from ops.personal_columns")
         self._connection.commit()
@@ -333,11 +335,11 @@ class _Publisher:
                 self._run("create table {} partition of {} for values in ({})", partition, table, sql.Literal(slot))
             for indexed in self._indexes(mart):
                 self._run("create index on {} ({})", table, _listed(map(_name, indexed)))
-            hidden = [column.removeprefix(_HIDDEN) for column, _ in of_mart if column.startswith(_HIDDEN)]
+            hidden = [column for column, _ in of_mart if column.startswith(_HIDDEN)]
             plain = [column for column, _ in of_mart if not column.startswith(_HIDDEN)]
             shown = [
-                sql.SQL("{} as {}").format(_name(_HIDDEN + column), _name(column))
-                if column in hidden
+                sql.SQL("{} as {}").format(_name(_hidden(column)), _name(column))
+                if _hidden(column) in hidden
                 else _name(column)
                 for column in plain
             ]
@@ -375,11 +377,16 @@ class _Publisher:
         slot = next(slot for slot, number, *_ in self._slots(generation) if number is None)
         hidden.install_in_postgres(self._cursor)
         for mart, of_mart in columns.items():
+            plain = {_hidden(column): column for column, _ in of_mart}
             values = [
-                sql.SQL(hidden.postgres_sql(_quoted(plain), personal[mart, plain], kind))
-                if (plain := column.removeprefix(_HIDDEN)) != column
+                sql.SQL(
+                    hidden.postgres_sql(
+                        _quoted(plain[column]), personal[mart.lower(), plain[column].lower()], column_type
+                    )
+                )
+                if column.startswith(_HIDDEN)
                 else _name(column)
-                for column, kind in of_mart
+                for column, column_type in of_mart
             ]
             self._run(
                 "insert into {} ({}, _slot) select {}, {} from {}",
@@ -530,7 +537,20 @@ def _values(version: Published) -> tuple[Any, ...]:
 
 
 def _partition(mart: str, slot: int) -> str:
-    return f"{mart}__{slot}"
+    return _fitting(f"{mart}__{slot}")
+
+
+def _hidden(column: str) -> str:
+    """The column beside one with personal data: what most readers see of it."""
+    return _fitting(_HIDDEN + column)
+
+
+def _fitting(name: str) -> str:
+    """A name that PostgreSQL does not cut: of two long ones that begin alike both would be called the same."""
+    encoded = name.encode()
+    if len(encoded) <= _NAME_BYTES:
+        return name
+    return encoded[: _NAME_BYTES - 32].decode(errors="ignore") + hashlib.sha256(encoded).hexdigest()[:32]
 
 
 def _name(*parts: str) -> sql.Identifier:

@@ -182,6 +182,38 @@ def test_marts_with_other_columns_are_published_and_the_version_before_can_be_br
     assert bring_back(warehouse.settings).version == 2
 
 
+def test_personal_data_is_known_in_any_case_of_letters(warehouse: Warehouse) -> None:
+    warehouse.database.execute(
+        'alter table build.dim_customers rename column email to "eMail"',
+        'alter table build.dim_customers rename to "Dim_Customers"',
+    )
+    publish(warehouse.settings)
+    found = warehouse.database.query('select "eMail", name from marts."Dim_Customers"')
+    assert len(found) == 20 and not any("@" in email or name == "Ann Lee" for email, name in found)
+
+
+def test_names_that_postgresql_would_cut_are_told_apart(warehouse: Warehouse) -> None:
+    mart, column = "m" * 62, "c" * 63
+    of_mart = f"build.{mart}a ({column[:-1]}a text, {column[:-1]}b text)"
+    warehouse.database.execute(
+        f"create table {of_mart}",
+        f"insert into build.{mart}a values ('Ann', 'Lee')",
+        f"insert into ops.models values ('{mart}a')",
+        f"insert into ops.personal_columns select '{mart}a', '{column[:-1]}' || last, 'name'"
+        " from unnest(array['a', 'b']) as last",
+    )
+    publish(warehouse.settings)
+    made = "select oid from pg_class where relname = 'fact_orders' and relnamespace = 'published'::regnamespace"
+    before = warehouse.database.query(made)
+    warehouse.build("second", price=20)
+    publish(warehouse.settings)
+    assert warehouse.database.query(made) == before, "its columns are as they were"
+    key = warehouse.settings.personal_data_key_file.read_bytes()
+    assert warehouse.database.query(f"select * from marts.{mart}a") == [
+        tuple(hmac.new(key, f"name:{name}".encode(), "sha256").hexdigest()[:32] for name in ("Ann", "Lee"))
+    ]
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
