@@ -141,8 +141,15 @@ def _connected() -> Iterator[Any]:
                 cursor.execute("set time zone 'UTC'; set client_min_messages = warning")
             yield connection
     except psycopg2.Error as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"PostgreSQL refused to publish ({SERVICE}): {lines[0]}. {UNCHANGED}") from None
+        raise _refusal(error) from None
+
+
+def _refusal(error: psycopg2.Error) -> UserError:
+    return UserError(f"PostgreSQL refused to publish ({SERVICE}): {_first_line(error)}. {UNCHANGED}")
+
+
+def _first_line(error: psycopg2.Error) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _take_turn(connection: Any) -> None:
@@ -166,20 +173,29 @@ class _Publisher:
         try:
             done = act()
             self._connection.commit()
-        except UserError as refusal:
+        except (UserError, psycopg2.Error) as error:
+            refusal = error if isinstance(error, UserError) else _refusal(error)
+            if self._connection.closed:
+                raise refusal from None
             self._connection.rollback()
             if self.rows("select to_regclass('ops.publishes') is not null") == [(True,)]:
                 self._note("refused", None, " ".join(str(refusal).split())[:_MESSAGE_LENGTH])
                 self._connection.commit()
-            raise
-        self._clean()
+            raise refusal from None
+        try:
+            self._clean()
+        except psycopg2.Error as error:
+            print(f"warehouse-publish: not cleaned yet, the next publish does: {_first_line(error)}", file=sys.stderr)
         return done
 
     def publish(self) -> tuple[Published, bool]:
         """See the module's `publish`."""
         hidden, staying = disguise(self.home), versions_kept() - 1
-        built, personal = self._noted()
+        built, personal = noted = self._noted()
+        self._connection.commit()
         self._hold(built)
+        if self._noted() != noted:
+            raise UserError(f"The marts are in use by a build. {UNCHANGED}")
         build = audited_build(self.rows, self.home.shop)
         current, kept = self.current(), self._kept()
         if current and (current.invocation_id, current.personal_data) == (build.invocation_id, hidden.name):
@@ -197,17 +213,18 @@ class _Publisher:
             ]
             for mart in built
         }
-        if columns == self._published_columns() and len(self._slots(_NOW)) == staying + 2:
-            self._fill(_NOW, new, columns, personal, hidden)
-        else:
+        is_alike = columns == self._published_columns() and len(self._slots(_NOW)) == staying + 2
+        generation = _NOW if is_alike else _NEXT
+        if not is_alike:
             self._make(_NEXT, columns, staying + 2)
-            self._fill(_NEXT, new, columns, personal, hidden)
-            self._exchange(_NEXT)
-        # Each time: the roles may have been made since.
-        self._allow(_NOW, "grant usage on schema {} to {}")
-        self._allow(_NOW, "grant select on all tables in schema {} to {}")
+        self._fill(generation, new, columns, personal, hidden)
+        self._admit(generation)
+        if not is_alike and self._exists(_BEFORE):
+            self._drop(_BEFORE)
         self._forget(gone)
         self._note("publish", new)
+        if not is_alike:
+            self._exchange(_NEXT)
         return new, True
 
     def bring_back(self, number: int | None) -> Published:
@@ -223,13 +240,13 @@ class _Publisher:
             )
         generation, slot = kept[version]
         self._show(generation, slot)
-        if generation == _BEFORE:
-            self._exchange(_BEFORE)
-            self._allow(_NOW, "grant usage on schema {} to {}")
+        self._admit(generation)
         self._forget([other for other in others if other.personal_data != hidden.name and not hidden.is_plain])
         if current and current.personal_data != hidden.name and not hidden.is_plain:
             self._forget([current])
         self._note("previous", version)
+        if generation == _BEFORE:
+            self._exchange(_BEFORE)
         return version
 
     def _noted(self) -> tuple[list[str], dict[tuple[str, str], str]]:
@@ -241,7 +258,6 @@ class _Publisher:
             f" on lower(tables.table_name) = lower(models.model) where tables.table_schema = '{BUILD}' order by 1"
         )
         kinds = self.rows("select lower(model), lower(column_name), kind from ops.personal_columns")
-        self._connection.commit()
         return [name for (name,) in built], {(model, column): kind for model, column, kind in kinds}
 
     def _hold(self, built: Sequence[str]) -> None:
@@ -295,8 +311,14 @@ class _Publisher:
         )
 
     def _published_columns(self) -> dict[str, list[Column]]:
-        marts = self.rows(f"select table_name from information_schema.views where table_schema = '{_NOW.views}'")
-        return {mart: self._columns(_NOW.tables, mart) for (mart,) in marts}
+        return {mart: self._columns(_NOW.tables, mart) for mart in self._marts(_NOW)}
+
+    def _marts(self, generation: _Generation) -> list[str]:
+        found = self.rows(
+            f"select relname from pg_class where relnamespace = to_regnamespace('{generation.tables}')"
+            " and relkind = 'p' order by 1"
+        )
+        return [name for (name,) in found]
 
     def _make(self, generation: _Generation, columns: Mapping[str, Sequence[Column]], slots: int) -> None:
         """Empty tables, and the views of them."""
@@ -413,12 +435,12 @@ class _Publisher:
     def _exchange(self, taking: _Generation) -> None:
         """Have another generation take the names that readers use; the one that had them becomes the one before.
 
-        Raises UserError when readers kept the old views in use all the time.
+        The last thing in its transaction: until that ends, readers wait. Raises UserError when readers kept the old
+        views in use all the time, or somebody's own views are made of them.
         """
         if self._exists(_NOW):
+            self._refuse_views_of_others()
             self._have_for_ourselves(_NOW)
-            if taking == _NEXT and self._exists(_BEFORE):
-                self._drop(_BEFORE)
             self._rename(_NOW, _ASIDE)
             self._rename(taking, _NOW)
             self._rename(_ASIDE, _BEFORE)
@@ -426,11 +448,36 @@ class _Publisher:
         else:
             self._rename(taking, _NOW)
 
+    def _refuse_views_of_others(self) -> None:
+        """They would go on to show the old version, and vanish with it."""
+        views = [(_NOW.meta, "publish_info")]
+        views += [(schema, mart) for schema in (_NOW.views, _NOW.personal_views) for mart in self._marts(_NOW)]
+        found = self.rows(
+            "select distinct user_namespace.nspname, users.relname from pg_depend"
+            " inner join pg_rewrite on classid = 'pg_rewrite'::regclass and objid = pg_rewrite.oid"
+            " inner join pg_class as users on ev_class = users.oid"
+            " inner join pg_namespace as user_namespace on users.relnamespace = user_namespace.oid"
+            " inner join pg_class as used on refclassid = 'pg_class'::regclass and refobjid = used.oid"
+            " inner join pg_namespace as used_namespace on used.relnamespace = used_namespace.oid"
+            f" where used_namespace.nspname in ('{_NOW.views}', '{_NOW.personal_views}', '{_NOW.meta}') order by 1, 2"
+        )
+        if others := [".".join(view) for view in found if view not in views]:
+            raise UserError(
+                f"The marts have other columns than before, and {', '.join(others)} would go on to show the old ones:"
+                f" drop what you made of the published marts, publish, and make it again. {UNCHANGED}"
+            )
+
     def _have_for_ourselves(self, generation: _Generation) -> None:
         """Wait until no query uses the views of a generation; new ones wait for us, for a moment at a time."""
         views = self.rows(
             "select table_schema, table_name from information_schema.views where table_schema in"
             f" ('{generation.views}', '{generation.personal_views}', '{generation.meta}') order by 1, 2"
+        )
+        # PostgreSQL's own cleaning gives way as well, but only to who waits for longer than we do for readers.
+        self._run("set local lock_timeout = {}", sql.Literal(_WAIT_FOR_BUILD))
+        self._run(
+            "lock table {} in share update exclusive mode",
+            _listed(_name(generation.tables, mart) for mart in self._marts(generation)),
         )
         # Well before PostgreSQL looks for deadlocks, so that it is always we who give way, and never a reader.
         [(deadlock,)] = self.rows("select setting::integer from pg_settings where name = 'deadlock_timeout'")
@@ -458,6 +505,11 @@ class _Publisher:
         for schema in generation.schemas:
             self._run("drop schema {} cascade", _name(schema))
 
+    def _admit(self, generation: _Generation) -> None:
+        """Let readers in; each time, for the roles may have been made since."""
+        self._allow(generation, "grant usage on schema {} to {}")
+        self._allow(generation, "grant select on all tables in schema {} to {}")
+
     def _allow(self, generation: _Generation, right: str) -> None:
         for role, schemas in (
             (REPORTER, (generation.views, generation.meta)),
@@ -471,9 +523,7 @@ class _Publisher:
         """Remove the rows of kept versions; readers who see them already go on to."""
         kept = self._kept()
         for generation, slot in [kept[version] for version in versions if version in kept]:
-            for (mart,) in self.rows(
-                f"select table_name from information_schema.views where table_schema = '{generation.views}'"
-            ):
+            for mart in self._marts(generation):
                 self._run("delete from {}", _name(generation.tables, _partition(mart, slot)))
             self._run(
                 "update {} set (version, invocation_id, load_bound, shop, personal_data, published_at) ="
@@ -492,9 +542,7 @@ class _Publisher:
             for generation in (_NOW, _BEFORE)
             for slot, number, *_ in self._slots(generation)
             if number is None
-            for (mart,) in self.rows(
-                f"select table_name from information_schema.views where table_schema = '{generation.views}'"
-            )
+            for mart in self._marts(generation)
         ]
         self._connection.commit()
         if free:

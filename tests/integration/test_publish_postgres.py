@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -355,6 +356,118 @@ def test_a_reader_who_leaves_a_transaction_open_stops_other_columns_only(
         assert not waited.is_set() and warehouse.prices() == {20}
     assert publish(warehouse.settings)[0].version == 3
     assert warehouse.prices() == {30}
+
+
+def wait_until(warehouse: Warehouse, query: str) -> None:
+    """Wait until a query has rows."""
+    for _ in range(2000):
+        if warehouse.database.query(query):
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"never had rows: {query}")
+
+
+def test_the_cleaning_of_postgresql_gives_way_to_other_columns(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish_postgres, "_ATTEMPTS", 3)
+    publish(warehouse.settings)
+    slow = "(autovacuum_vacuum_threshold = 1, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_limit = 1,"
+    superuser = closing(warehouse.database.connect())
+    with superuser as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        cursor.execute("alter system set autovacuum_naptime = '1s'")
+        cursor.execute("select pg_reload_conf()")
+        try:
+            warehouse.build("second", price=20, rows=50_000)
+            publish(warehouse.settings)
+            cursor.execute(f"alter table published.fact_orders__1 set {slow} autovacuum_vacuum_cost_delay = 100)")
+            cursor.execute("update published.fact_orders__1 set noise = noise || '.'")
+            wait_until(
+                warehouse,
+                "select from pg_locks inner join pg_stat_activity using (pid) where backend_type = 'autovacuum worker'"
+                " and relation = 'published.fact_orders__1'::regclass and granted",
+            )
+            warehouse.build("third", price=30, more=", 1 as n")
+            assert publish(warehouse.settings)[0].version == 3
+        finally:
+            cursor.execute("alter system reset autovacuum_naptime")
+            cursor.execute("select pg_reload_conf()")
+
+
+def test_views_that_somebody_made_of_the_marts_are_neither_left_behind_nor_dropped(warehouse: Warehouse) -> None:
+    publish(warehouse.settings)
+    warehouse.database.execute(
+        "create view marts.mine as select max(amount) as most from marts.fact_orders",
+        "create schema bi",
+        "create view bi.sales as select most from marts.mine",
+        "create view bi.people as select count(*) as number from marts.dim_customers",
+    )
+    warehouse.build("second", price=20)
+    assert publish(warehouse.settings)[0].version == 2
+    assert warehouse.database.query("select most from bi.sales") == [(20,)]
+    warehouse.build("third", price=30, more=", 1 as n")
+    with pytest.raises(UserError, match=r"other columns than before, and bi.people, bi.sales, marts.mine would go on"):
+        publish(warehouse.settings)
+    assert warehouse.database.query("select most from bi.sales") == [(20,)]
+    warehouse.database.execute("drop schema bi cascade", "drop view marts.mine")
+    assert publish(warehouse.settings)[0].version == 3
+
+
+def test_readers_may_see_a_version_of_before_they_had_their_role(warehouse: Warehouse) -> None:
+    publish(warehouse.settings)
+    made = warehouse.database.query("select from pg_roles where rolname = 'warehouse_reporter'")
+    warehouse.database.execute(*([] if made else ["create role warehouse_reporter"]))
+    warehouse.build("second", price=20, more=", 1 as n")
+    publish(warehouse.settings)
+    bring_back(warehouse.settings)
+    with closing(warehouse.database.connect()) as reader, reader.cursor() as cursor:
+        cursor.execute(
+            "set role warehouse_reporter; select max(amount), max(version) from marts.fact_orders, meta.publish_info"
+        )
+        assert cursor.fetchall() == [(10, 1)]
+
+
+def test_a_cleaning_that_fails_is_said_and_the_version_is_published(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warehouse.database.execute(f"alter database {warehouse.database.name} set lock_timeout = '100ms'")
+    publisher = publish_postgres._Publisher
+    clean = publisher._clean
+    with closing(warehouse.database.connect()) as other, other.cursor() as cursor:
+
+        def clean_what_is_locked(self: Any) -> None:
+            cursor.execute("lock table published.fact_orders__2 in share update exclusive mode")
+            clean(self)
+
+        monkeypatch.setattr(publisher, "_clean", clean_what_is_locked)
+        assert publish(warehouse.settings)[0].version == 1
+    assert "not cleaned yet, the next publish does: canceling statement due to lock timeout" in capsys.readouterr().err
+    assert warehouse.prices() == {10}
+
+
+def test_what_postgresql_refuses_is_noted(warehouse: Warehouse) -> None:
+    warehouse.database.execute("alter table build.dim_customers alter column email type integer using 1")
+    with pytest.raises(UserError, match="of type integer"):
+        publish(warehouse.settings)
+    [(action, version, reason)] = warehouse.noted()
+    assert (action, version) == ("refused", None) and "of type integer" in reason
+
+
+def test_a_column_that_becomes_personal_while_publish_begins_is_not_published_plain(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = publish_postgres._Publisher
+    hold = publisher._hold
+
+    def build_and_hold(self: Any, built: Any) -> None:
+        warehouse.build("second", price=20)
+        warehouse.database.execute("insert into ops.personal_columns values ('fact_orders', 'noise', 'name')")
+        hold(self, built)
+
+    monkeypatch.setattr(publisher, "_hold", build_and_hold)
+    with pytest.raises(UserError, match="in use by a build"):
+        publish(warehouse.settings)
 
 
 def test_what_was_published_plain_is_gone_when_it_is_hidden(
