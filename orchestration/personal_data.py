@@ -96,7 +96,11 @@ class Disguise:
             return column
         if kind in _HASHED:
             return f"keyed_hash('{kind}', {column})"
-        return f"floor({column} / 10) * 10" if kind == "age" else "null"
+        return "null" if self.is_null(kind) else f"floor({column} / 10) * 10"
+
+    def is_null(self, kind: str) -> bool:
+        """Whether nothing of personal data of this kind is published."""
+        return not self.is_plain and kind not in (*_HASHED, "age")
 
 
 def disguise(home: Settings) -> Disguise:

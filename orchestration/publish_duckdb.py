@@ -14,10 +14,11 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 
@@ -44,6 +45,7 @@ create table if not exists ops.publishes (
 );
 """
 _MESSAGE_LENGTH = 500
+_T = TypeVar("_T")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -55,7 +57,7 @@ def publish(home: Settings) -> tuple[Published, bool]:
             published stays as it was.
     """
     try:
-        version, is_new = _publish(home)
+        version, is_new = _guarded(home, lambda: _publish(home))
     except UserError as refusal:
         _note(home, "refused", reason=str(refusal))
         raise
@@ -63,14 +65,19 @@ def publish(home: Settings) -> tuple[Published, bool]:
     return version, is_new
 
 
+def _guarded(home: Settings, act: Callable[[], _T]) -> _T:
+    """Do it. Raises UserError for what the disk refuses."""
+    try:
+        return act()
+    except OSError as error:
+        raise _disk_error(error, home.published_file.parent) from error
+
+
 def _publish(home: Settings) -> tuple[Published, bool]:
     if not home.warehouse_file.exists() or not home.marts_file.exists():
         raise UserError(f"There are no marts to publish in {home.home}. {BUILD_FIRST}")
     folder = home.published_file.parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _disk_error(error, folder) from error
+    folder.mkdir(parents=True, exist_ok=True)
     beside = folder / ".next.duckdb"
     with _alone(folder), _unwritten(home) as connection:
         _remove(beside)  # what a killed publish left
@@ -94,13 +101,12 @@ def _publish(home: Settings) -> tuple[Published, bool]:
             for version in outdated(list(kept), current.version if current else newest, staying, form):
                 _remove(kept[version])
             _swap(beside, home.published_file)
-        except OSError as error:
-            raise _disk_error(error, folder) from error
         except duckdb.Error as error:
             # DuckDB has only the system's words for it.
             if any(os.strerror(number) in str(error) for number in _FULL):
                 raise _disk_error(OSError(errno.ENOSPC, str(error)), folder) from error
-            raise UserError(f"The marts in {home.marts_file} could not be published: {error} {UNCHANGED}") from error
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise UserError(f"The marts in {home.marts_file} could not be published: {reason}. {UNCHANGED}") from error
         finally:
             _remove(beside)
     return new, True
@@ -115,7 +121,7 @@ def bring_back(home: Settings, number: int | None = None) -> Published:
         UserError: there is none, or it shows personal data that is to be hidden.
     """
     try:
-        restored = _bring_back(home, number)
+        restored = _guarded(home, lambda: _bring_back(home, number))
     except UserError as refusal:
         _note(home, "refused", reason=str(refusal))
         raise
@@ -136,14 +142,11 @@ def _bring_back(home: Settings, number: int | None) -> Published:
                 f" To bring it back all the same, set {CHOICE}={PLAIN}. {UNCHANGED}"
             )
         beside = folder / ".next.duckdb"
-        try:
-            _remove(beside)
-            os.link(kept[version], beside)
-            _keep(home, current)
-            _swap(beside, home.published_file)
-            _forget_other_forms(_kept(home), hidden)
-        except OSError as error:
-            raise _disk_error(error, folder) from error
+        _remove(beside)
+        os.link(kept[version], beside)
+        _keep(home, current)
+        _swap(beside, home.published_file)
+        _forget_other_forms(_kept(home), hidden)
     return version
 
 
@@ -176,12 +179,12 @@ def published_version(file: Path) -> Published | None:
             found = connection.execute("select * exclude (published_at) from meta.publish_info")
             names = [column[0] for column in found.description]
             rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
-    except duckdb.Error as error:
+        # A version of before does not say in which form personal data is, which then was plain.
+        return Published(**({"personal_data": PLAIN} | rows[0])) if rows else None
+    except (duckdb.Error, TypeError) as error:
         raise UserError(
             f"{file} is not a published version ({str(error).splitlines()[0]}). Move it away, then publish again."
         ) from error
-    # A version of before does not say in which form personal data is, which then was plain.
-    return Published(**({"personal_data": PLAIN} | rows[0])) if rows else None
 
 
 def _note(home: Settings, action: str | None, reason: str | None = None) -> None:
@@ -211,7 +214,7 @@ def _note(home: Settings, action: str | None, reason: str | None = None) -> None
                         settings.run_id(),
                     ],
                 )
-    except (duckdb.Error, UserError) as error:
+    except (duckdb.Error, OSError, UserError) as error:
         if action != "refused":  # A refusal has one line of its own.
             line = str(error).splitlines()[0]
             print(f"warehouse-publish: not noted in ops.publishes yet, the next publish does: {line}", file=sys.stderr)
@@ -262,11 +265,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Hold the lock of this folder; it ends with the process, however that ends."""
     if not folder.is_dir():
         raise UserError(f"Nothing is published in {folder} yet. {BUILD_FIRST}")
-    try:
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise _disk_error(error, folder) from error
-    with lock:
+    with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -357,6 +356,9 @@ def _copy_marts(connection: duckdb.DuckDBPyConnection, hidden: Disguise) -> None
             hidden.sql(f'"{column}"', kind) if kind else f'"{column}"'
             for column, kind in zip(columns, kinds, strict=True)
         ]
+        for column, kind in zip(columns, kinds, strict=True):
+            if kind and hidden.is_null(kind):
+                connection.execute(f'alter table published.main."{name}" alter column "{column}" drop not null')
         connection.execute(f'insert into published.main."{name}" select {", ".join(shown)} from built.main."{name}"')
 
 

@@ -680,3 +680,56 @@ def test_no_number_is_given_again_though_nothing_is_published_any_more(home: Set
     build(home, "second", price=20)
     publish(home)
     assert [row[:3] for row in noted(home)] == [("publish", 1, "first"), ("publish", 2, "second")]
+
+
+@pytest.mark.parametrize(
+    ("act", "spoil", "message"),
+    [
+        (publish, lambda folder: (folder / ".next.duckdb").mkdir(), "could not be written to .*Is a directory"),
+        (bring_back, lambda folder: (folder / ".next.duckdb").mkdir(), "could not be written to .*Is a directory"),
+        (publish, lambda folder: (folder / "previous.duckdb").mkdir(), "could not be written to .*Is a directory"),
+        (publish, lambda folder: later_form(folder / "versions" / "9.duckdb"), "9.duckdb is not a published version"),
+        (bring_back, lambda folder: later_form(folder / "versions" / "9.duckdb"), "9.duckdb is not a published"),
+    ],
+)
+def test_what_is_in_the_way_is_one_line(
+    home: Settings, act: Callable[[Settings], object], spoil: Callable[[Path], None], message: str
+) -> None:
+    publish(home)
+    build(home, "second", price=20)
+    publish(home)
+    build(home, "third", price=30)
+    spoil(home.published_file.parent)
+    with pytest.raises(UserError, match=message) as refusal:
+        act(home)
+    assert "\n" not in str(refusal.value)
+    assert prices(home.published_file) == {20}
+
+
+def later_form(file: Path) -> None:
+    """A version that says more of itself than this project knows."""
+    with duckdb.connect(str(file)) as connection:
+        connection.execute(
+            "create schema meta; create table meta.publish_info as select 9::bigint as version, 'a' as invocation_id,"
+            " 1::bigint as load_bound, now() as published_at, 'demo_shop' as shop, 'plain' as personal_data, 1 as more"
+        )
+
+
+def test_an_address_that_is_never_null_is_published_as_null(home: Settings) -> None:
+    with duckdb.connect(str(home.marts_file)) as connection:
+        connection.execute(
+            "create table dim_shops (shop_id integer not null, street varchar not null);"
+            "insert into dim_shops values (1, 'Elm Street'); insert into ops.models values ('dim_shops');"
+            "insert into ops.personal_columns values ('dim_shops', 'street', 'address')"
+        )
+    publish(home)
+    with duckdb.connect(str(home.published_file), read_only=True) as connection:
+        assert connection.execute("from dim_shops").fetchall() == [(1, None)]
+
+
+def test_what_duckdb_refuses_is_one_line(home: Settings) -> None:
+    with duckdb.connect(str(home.marts_file)) as connection:
+        connection.execute("alter table dim_customers alter column age type varchar")
+    with pytest.raises(UserError, match=r"could not be published: Binder Error.*stays as it was") as refusal:
+        publish(home)
+    assert "\n" not in str(refusal.value)
