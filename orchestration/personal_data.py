@@ -11,6 +11,7 @@ import io
 import os
 import secrets
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ _HASH_LENGTH = 32
 _BLOCK = 64
 
 
+Personal = Mapping[tuple[str, str], str]
+"""The kind of each column with personal data, by model and column, both in lower case."""
+
+
 @dataclass(frozen=True)
 class Disguise:
     """How personal data is published."""
@@ -40,10 +45,20 @@ class Disguise:
 
     @property
     def name(self) -> str:
-        """What `meta.publish_info` says of it; another key has another name, which does not tell the key."""
+        """Another key has another name, which does not tell the key."""
         return (
             PLAIN if self.is_plain else f"hidden, key {hmac.digest(self._key, b'name of the key', 'sha256').hex()[:8]}"
         )
+
+    def form(self, personal: Personal) -> str:
+        """What `meta.publish_info` says of a version: another key, or other columns (model and column, kind), and it
+        is another one."""
+        columns = hashlib.sha256(repr(sorted(personal.items())).encode()).hexdigest()[:8]
+        return PLAIN if self.is_plain else f"{self.name}, columns {columns}"
+
+    def hides(self, form: str) -> bool:
+        """Whether a version of this form shows no more than is to be shown, as far as the key tells."""
+        return self.is_plain or form.startswith(self.name)
 
     @property
     def is_plain(self) -> bool:

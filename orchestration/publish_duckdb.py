@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +35,7 @@ from orchestration.audit import (
     outdated,
     versions_kept,
 )
-from orchestration.personal_data import CHOICE, PLAIN, Disguise, disguise
+from orchestration.personal_data import CHOICE, PLAIN, Disguise, Personal, disguise
 
 _PUBLISHES = """
 create schema if not exists ops;
@@ -84,21 +84,24 @@ def _publish(home: Settings) -> tuple[Published, bool]:
         _remove(folder / "previous.duckdb")  # the one version of before that this project kept until it kept several
         hidden, staying = disguise(home), versions_kept() - 1
         current, kept = published_version(home.published_file), _kept(home)
-        if current and current.personal_data == hidden.name:
+        if current and hidden.hides(current.personal_data):
             _forget_other_forms(kept, hidden)  # what a killed publish left
         build = audited_build(lambda query: connection.execute(query).fetchall(), home.shop)
-        if current and (current.invocation_id, current.personal_data) == (build.invocation_id, hidden.name):
+        models, personal = _noted(connection)
+        form = hidden.form(personal)
+        if current and (current.invocation_id, current.personal_data) == (build.invocation_id, form):
             return current, False
         seen = [version.version for version in (current, *kept) if version]
         newest = max([0, _newest_noted(connection), *seen])
-        new = Published(newest + 1, build.invocation_id, build.load_bound, build.shop, hidden.name)
+        new = Published(newest + 1, build.invocation_id, build.load_bound, build.shop, form)
         try:
-            _write(home.marts_file, beside, new, hidden)
+            _write(home.marts_file, beside, new, models, personal, hidden)
             _keep(home, current)
             # Before it is published: what stood in the middle of this must never be the version before it.
-            form = None if hidden.is_plain else hidden.name
             kept = _kept(home)
-            for version in outdated(list(kept), current.version if current else newest, staying, form):
+            for version in outdated(
+                list(kept), current.version if current else newest, staying, None if hidden.is_plain else form
+            ):
                 _remove(kept[version])
             _swap(beside, home.published_file)
         except duckdb.Error as error:
@@ -136,7 +139,7 @@ def _bring_back(home: Settings, number: int | None) -> Published:
         current, kept = published_version(home.published_file), _kept(home)
         others = {version: file for version, file in kept.items() if not current or version.version != current.version}
         version = chosen(current, list(others), number, str(folder))
-        if version.personal_data != hidden.name and not hidden.is_plain:
+        if not hidden.hides(version.personal_data):
             raise UserError(
                 f"Version {version.version} has personal data {version.personal_data}, not {hidden.name}."
                 f" To bring it back all the same, set {CHOICE}={PLAIN}. {UNCHANGED}"
@@ -288,7 +291,14 @@ def _unwritten(home: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def _write(marts_file: Path, beside: Path, version: Published, hidden: Disguise) -> None:
+def _write(
+    marts_file: Path,
+    beside: Path,
+    version: Published,
+    models: Sequence[str],
+    personal: Personal,
+    hidden: Disguise,
+) -> None:
     """A file with nothing but the marts, as they may be seen, and the version; safe on disk.
 
     Rows are written anew and not hidden in a copy of the file, where what was there before would still be found.
@@ -299,7 +309,7 @@ def _write(marts_file: Path, beside: Path, version: Published, hidden: Disguise)
         connection.execute(f"attach '{quoted(marts_file)}' as built (read_only)")
         connection.execute(f"attach '{quoted(beside)}' as published (storage_version 'v1.4.0')")
         hidden.install(connection)
-        _copy_marts(connection, hidden)
+        _copy_marts(connection, models, personal, hidden)
         connection.execute("create schema published.meta")
         connection.execute(
             "create table published.meta.publish_info (version bigint, invocation_id text, load_bound bigint,"
@@ -322,17 +332,22 @@ def _write(marts_file: Path, beside: Path, version: Published, hidden: Disguise)
         os.fsync(file.fileno())
 
 
-def _copy_marts(connection: duckdb.DuckDBPyConnection, hidden: Disguise) -> None:
-    """Write the marts of the database `built` into the database `published`, personal data hidden."""
+def _noted(connection: duckdb.DuckDBPyConnection) -> tuple[list[str], Personal]:
+    """Today's models, and what is personal of them; a yml may write a name in another case than the database."""
     try:
-        models = _column(connection, "select lower(model) from built.ops.models")
-        # A yml may write a name in another case than the database.
+        models = _column(connection, "select lower(model) from marts.ops.models")
         noted = connection.execute(
-            "select lower(model), lower(column_name), kind from built.ops.personal_columns"
+            "select lower(model), lower(column_name), kind from marts.ops.personal_columns where kind is not null"
         ).fetchall()
     except duckdb.CatalogException as error:
         raise UserError(f"The marts were {OF_BEFORE}. {BUILD_FIRST}") from error
-    personal = {(model, column): kind for model, column, kind in noted}
+    return models, {(model, column): kind for model, column, kind in noted}
+
+
+def _copy_marts(
+    connection: duckdb.DuckDBPyConnection, models: Sequence[str], personal: Personal, hidden: Disguise
+) -> None:
+    """Write the marts of the database `built` into the database `published`, personal data hidden."""
     connection.execute("copy from database built to published (schema)")
     for schema in _column(
         connection, "select schema_name from duckdb_schemas() where database_name = 'published' and not internal"
@@ -382,7 +397,7 @@ def _keep(home: Settings, current: Published | None) -> None:
 def _forget_other_forms(kept: Mapping[Published, Path], hidden: Disguise) -> None:
     """Remove versions that show what is to be hidden, or hide it by a key of before."""
     for version, file in kept.items():
-        if version.personal_data != hidden.name and not hidden.is_plain:
+        if not hidden.hides(version.personal_data):
             _remove(file)
 
 

@@ -198,14 +198,14 @@ class _Publisher:
             raise UserError(f"The marts are in use by a build. {UNCHANGED}")
         build = audited_build(self.rows, self.home.shop)
         current, kept = self.current(), self._kept()
-        if current and (current.invocation_id, current.personal_data) == (build.invocation_id, hidden.name):
+        form = hidden.form(personal)
+        if current and (current.invocation_id, current.personal_data) == (build.invocation_id, form):
             return current, False
         if not built:
             raise UserError(f"No mart was built. {BUILD_FIRST}")
         newest = max([version.version for version in kept] + [self._newest_noted()])
-        new = Published(newest + 1, build.invocation_id, build.load_bound, build.shop, hidden.name)
-        form = None if hidden.is_plain else hidden.name
-        gone = outdated(list(kept), current.version if current else newest, staying, form)
+        new = Published(newest + 1, build.invocation_id, build.load_bound, build.shop, form)
+        gone = outdated(list(kept), current.version if current else newest, staying, None if hidden.is_plain else form)
         columns = {
             mart: [
                 *(of_mart := self._columns(BUILD, mart)),
@@ -233,7 +233,7 @@ class _Publisher:
         current, kept = self.current(), self._kept()
         others = [version for version in kept if version != current]
         version = chosen(current, others, number, f"the schema {_NOW.tables}")
-        if version.personal_data != hidden.name and not hidden.is_plain:
+        if not hidden.hides(version.personal_data):
             raise UserError(
                 f"Version {version.version} has personal data {version.personal_data}, not {hidden.name}."
                 f" To bring it back all the same, set {CHOICE}={PLAIN}. {UNCHANGED}"
@@ -241,9 +241,7 @@ class _Publisher:
         generation, slot = kept[version]
         self._show(generation, slot)
         self._admit(generation)
-        self._forget([other for other in others if other.personal_data != hidden.name and not hidden.is_plain])
-        if current and current.personal_data != hidden.name and not hidden.is_plain:
-            self._forget([current])
+        self._forget([other for other in kept if other != version and not hidden.hides(other.personal_data)])
         self._note("previous", version)
         if generation == _BEFORE:
             self._exchange(_BEFORE)

@@ -559,6 +559,18 @@ def test_another_key_publishes_anew(home: Settings, monkeypatch: pytest.MonkeyPa
         bring_back(home)
 
 
+def test_a_column_that_is_said_to_be_personal_is_in_no_version_that_is_kept(home: Settings) -> None:
+    with duckdb.connect(str(home.marts_file)) as marts:
+        marts.execute("delete from ops.personal_columns where column_name = 'name'")
+    publish(home)
+    assert customers(home)[0][1] == "Ann Lee"
+    build(home, "second", price=20)  # whose yml says it
+    publish(home)
+    assert not any(holds_plain_data(file) for file in published_files(home))
+    with pytest.raises(UserError, match="no previous version"):
+        bring_back(home)
+
+
 @pytest.mark.parametrize(
     ("amiss", "message"),
     [

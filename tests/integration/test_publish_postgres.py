@@ -509,6 +509,18 @@ def test_a_version_comes_back_in_the_form_that_is_asked_for_or_not_at_all(
     assert publish(warehouse.settings)[0].version == 4, "a number that BI has seen is not used again"
 
 
+def test_a_column_that_is_said_to_be_personal_is_in_no_version_that_is_kept(warehouse: Warehouse) -> None:
+    warehouse.database.execute("update ops.personal_columns set kind = 'x', column_name = 'x' where kind = 'name'")
+    publish(warehouse.settings)
+    assert ("Ann Lee",) in warehouse.database.query("select name from marts.dim_customers")
+    warehouse.database.execute("update ops.personal_columns set kind = 'name', column_name = 'name' where kind = 'x'")
+    warehouse.build("second", price=20)
+    publish(warehouse.settings)
+    assert ("Ann Lee",) not in warehouse.database.query("select name from marts.dim_customers")
+    with pytest.raises(UserError, match="no previous version"):
+        bring_back(warehouse.settings)
+
+
 def test_what_is_published_has_statistics_for_the_plans_of_queries(warehouse: Warehouse) -> None:
     publish(warehouse.settings)
     found = warehouse.database.query(
