@@ -3,20 +3,27 @@
 After `kill -9` of Meltano it would build on to its end, and hold the warehouse against the next run. With `--if-new`
 first, a complete build that would find nothing new is left out (orchestration/nothing_new.py).
 
-Where the warehouse is a database of PostgreSQL, dbt is told where: it cannot read PostgreSQL's service file.
+Where the warehouse is a database of PostgreSQL, dbt is told where: it cannot read PostgreSQL's service file. And no
+load commits beside a build, nor does another build begin: DuckDB's file is one process's anyway.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
-from ingestion import lifeline
+from ingestion import lifeline, settings
 from ingestion.errors import UserError
+
+if TYPE_CHECKING:
+    import psycopg2.extensions
 
 IF_NEW = "--if-new"
 SERVICE = "warehouse_transformer"
 """The connection's name in PostgreSQL's service file."""
+BUILDING = ("build", "run", "retry")
+"""The commands of dbt that write models."""
 VARIABLES = {"host": "HOST", "port": "PORT", "dbname": "DATABASE", "user": "USER", "password": "PASSWORD"}
 """libpq's parameters, and the variables of dbt_project/profiles.yml: WAREHOUSE_POSTGRES_<name>."""
 SSL_VARIABLES = {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT"}
@@ -25,7 +32,6 @@ SSL_VARIABLES = {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT"}
 
 def is_needless() -> bool:
     """Whether the build would only repeat what is published; if it would not, dbt is told the hash of its inputs."""
-    from ingestion import settings
     from orchestration import nothing_new
 
     home = settings.load()
@@ -43,28 +49,65 @@ def is_needless() -> bool:
     return False
 
 
-def connect_to_postgres() -> None:
-    """Set what is unset of the variables by which dbt finds the database; nothing where the engine is another.
+def connect_to_postgres() -> dict[str, str]:
+    """Set what is unset of the variables by which dbt finds the database; returns libpq's parameters.
 
     Raises UserError when the connection is needed and the service file has none.
     """
-    from ingestion import postgres_service, settings
+    from ingestion import postgres_service
 
-    if settings.load().engine != settings.POSTGRES:
-        return
     variables = {name: f"WAREHOUSE_POSTGRES_{variable}" for name, variable in VARIABLES.items()}
-    if all(os.environ.get(variable) for variable in variables.values()):
-        return
-    said = postgres_service.connection(SERVICE)
-    for name, variable in (variables | SSL_VARIABLES).items():
-        if name in said and not os.environ.get(variable):
-            os.environ[variable] = said[name]
+    if not all(os.environ.get(variable) for variable in variables.values()):
+        said = postgres_service.connection(SERVICE)
+        for name, variable in (variables | SSL_VARIABLES).items():
+            if name in said and not os.environ.get(variable):
+                os.environ[variable] = said[name]
+    return {name: os.environ[variable] for name, variable in variables.items() if variable in os.environ}
+
+
+def hold_raw(parameters: dict[str, str], command: str) -> psycopg2.extensions.connection:
+    """A session with the locks of this command (docs/contracts.md, "In PostgreSQL"): to be kept until it ends.
+
+    Raises UserError when the database cannot be reached, or another process has it and goes on.
+    """
+    import psycopg2
+
+    locks = ["pg_try_advisory_lock_shared(1467045491, 1)"]
+    locks += ["pg_try_advisory_lock(1467045491, 2)"] if command in BUILDING else []
+    try:
+        connection = psycopg2.connect(**{"application_name": "dbt", **parameters})
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for lock in locks:
+                lifeline.once_free(lambda lock=lock: _take(cursor, lock), lambda error: isinstance(error, _InUseError))
+    except _InUseError:
+        raise UserError(
+            f"the database {parameters['dbname']} of {parameters['host']} is in use by another process (a run of"
+            " ingestion or dbt): wait until it has ended, then run again"
+        ) from None
+    except psycopg2.Error as error:
+        raise UserError((str(error).strip().splitlines() or [type(error).__name__])[0]) from None
+    return connection
+
+
+class _InUseError(Exception):
+    """Another process has a lock."""
+
+
+def _take(cursor: psycopg2.extensions.cursor, lock: str) -> None:
+    cursor.execute(f"select {lock}")
+    if not cursor.fetchall()[0][0]:
+        raise _InUseError
 
 
 if __name__ == "__main__":
     lifeline.tie("dbt")
+    session = None
     try:
-        connect_to_postgres()
+        if settings.load().engine == settings.POSTGRES:
+            parameters = connect_to_postgres()
+            commands = [argument for argument in sys.argv[1:] if argument in (*BUILDING, "test")]
+            session = hold_raw(parameters, commands[0]) if commands else None
     except UserError as error:
         sys.exit(f"dbt: {error}")
     if sys.argv[1:2] == [IF_NEW]:

@@ -7,7 +7,7 @@
     {{ return('staging.' ~ name) }}
 {%- endmacro %}
 
-{#- Before the first model of a build, and before tests. -#}
+{#- Before the first model of a build. -#}
 {% macro create_functions() -%}
     {%- do adapter.dispatch('create_functions')() -%}
 {%- endmacro %}
