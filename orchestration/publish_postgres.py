@@ -47,7 +47,7 @@ REPORTER, PERSONAL_REPORTER = "warehouse_reporter", "warehouse_personal_reporter
 BUILD = "build"
 """The schema in which dbt builds the marts."""
 # Of one publish at a time; two numbers, so that no other program's lock is likely to be the same.
-_LOCK = (1_467_045_491, 2)
+_LOCK = (1_467_045_491, 3)
 # Behind a query that is at work new ones would wait as long as we do. In milliseconds.
 _WAIT_FOR_READERS = 300
 _ATTEMPTS, _BETWEEN_SECONDS = 100, 0.2
