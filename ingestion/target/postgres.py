@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from ingestion import lifeline
 from ingestion.errors import UserError
-from ingestion.lake import METADATA_COLUMNS, Batch, Stream, connect, identifier, literal
+from ingestion.lake import METADATA_COLUMNS, Batch, Stream, connect, first_line, identifier, literal
 from ingestion.lake.checking import Ledger, check_shop, read_ledger
 from ingestion.lake.column_types import TEXT, TIME
 from ingestion.settings import Settings
@@ -78,6 +78,24 @@ _WIDER = {
     "TIMESTAMP_MS": "TIMESTAMP",
     "TIMESTAMPTZ": TIME,
 }
+# As DuckDB writes bytes; a function, because a column cannot be altered by a query.
+_TEXT_OF_BLOB = """
+    create or replace function pg_temp.text_of_blob(value bytea) returns text language sql immutable strict as $$
+        select coalesce(
+            string_agg(
+                case
+                    when byte between 32 and 126 and byte not in (34, 39, 92) then chr(byte)
+                    else chr(92) || 'x' || lpad(upper(to_hex(byte)), 2, '0')
+                end,
+                '' order by place
+            ),
+            ''
+        )
+        from (select place, get_byte(value, place) as byte from generate_series(0, length(value) - 1) as place) as bytes
+    $$
+"""
+# Columns that every table of PostgreSQL has already.
+_SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
 _DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
 _NUMERIC = re.compile(r"numeric\((\d+),(-?\d+)\)")
 
@@ -85,7 +103,7 @@ _NUMERIC = re.compile(r"numeric\((\d+),(-?\d+)\)")
 class PostgresEngine(SqlEngine):
     """The engine for a database of PostgreSQL; see `core.Engine` for its methods. All raise UserError."""
 
-    limits = Limits("PostgreSQL", nul=False, name_bytes=63)
+    limits = Limits("PostgreSQL", nul=False, name_bytes=63, names=_SYSTEM_COLUMNS)
     elsewhere = f"let the connection {SERVICE} name another database"
 
     def __init__(self, shop: str, spill: Path, *, memory_limit: str, threads: int, make: bool = True) -> None:
@@ -267,7 +285,9 @@ class PostgresEngine(SqlEngine):
 
     def _widen(self, stream: Stream, name: str, old: str, new: str) -> None:
         column, kind = identifier(name), self._sql_type(new)
-        value = f"{_double_text_sql(column) if new == TEXT and old in ('FLOAT', 'DOUBLE') else column}::{kind}"
+        if (old, new) == ("BLOB", TEXT):
+            self._rows(_TEXT_OF_BLOB)
+        value = f"{_text_sql(column, old) if new == TEXT else column}::{kind}"
         views = self._views_on(stream, name)
         if not views:
             self._rows(f"alter table {table(stream)} alter column {column} type {kind} using {value}")
@@ -348,7 +368,10 @@ class PostgresEngine(SqlEngine):
 
     def _copy(self, subject: str, schema: str | None, name: str, query: str, *, temporary: bool = False) -> int:
         """Append the rows of a query of DuckDB to a table, by COPY; a schema of None is that of temporary tables."""
-        rows = self._files.sql(query).to_arrow_reader(_CHUNK_ROWS)
+        try:
+            rows = self._files.sql(query).to_arrow_reader(_CHUNK_ROWS)
+        except duckdb.InvalidInputException as error:  # `_sent_sql` refuses a value.
+            raise UserError(f"{subject}{first_line(error)}") from None
         try:
             with self._connection.cursor() as cursor:
                 return cursor.adbc_ingest(name, rows, mode="append", db_schema_name=schema, temporary=temporary)
@@ -419,30 +442,44 @@ def _sent_sql(column: str, kind: str, target: str) -> str:
     """A column of the lake as COPY takes it for a column of raw, in DuckDB's SQL."""
     if target == TEXT and _is_nested(kind):
         return f"cast(to_json({column}) as varchar)"
-    return column if kind == target else f"cast({column} as {target})"
+    sent = column if kind == target else f"cast({column} as {target})"
+    if target in ("DATE", "TIMESTAMP", TIME):
+        # The driver would take it for a number, and PostgreSQL for another time.
+        return f"case when isinf({sent}) then error('infinity, which a time of raw cannot be') else {sent} end"
+    return sent
 
 
-def _double_text_sql(column: str) -> str:
-    """A float as the text that DuckDB writes for it."""
+def _text_sql(column: str, kind: str) -> str:
+    """A column of a type as the text that DuckDB writes for its values: what the lake's rows become, loaded again."""
     text = f"{column}::text"
-    return (
-        f"case when {text} ~ '^-?[0-9]+$' then {text} || '.0'"
-        f" when {text} = 'NaN' then 'nan' when {text} like '%Infinity' then replace({text}, 'Infinity', 'inf')"
-        f" else {text} end"
-    )
+    if kind in ("FLOAT", "DOUBLE"):
+        # PostgreSQL writes an exponent from 1e15 on, of FLOAT from 1e6 on, and DuckDB from 1e16 on.
+        text = f"case when {text} ~ 'e[+](0[0-9]|1[0-5])$' then {text}::numeric::text else {text} end"
+        return (
+            f"case when {text} ~ '^-?[0-9]+$' then {text} || '.0'"
+            f" when {column} in ('NaN', 'Infinity', '-Infinity') then replace(lower({text}), 'infinity', 'inf')"
+            f" else {text} end"
+        )
+    decimal = _DECIMAL.fullmatch(kind)
+    if decimal and decimal[1] == decimal[2]:
+        # Without a digit before the point in its type, DuckDB writes none.
+        return f"overlay({text} placing '' from strpos({text}, '.') - 1 for 1)"
+    return f"pg_temp.text_of_blob({column})" if kind == "BLOB" else column
 
 
 def _empty_columns(file: Path) -> set[str]:
-    """Columns of which the file's footer says that all values are null; none of a file without rows."""
+    """Columns of which the file's footer says that all values are null; none nested, none of a file without rows."""
     with pq.ParquetFile(file) as parquet:
         metadata = parquet.metadata
         if not metadata.num_rows:
             return set()
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        # A nested column's leaves have paths (s.a), which are names of other columns too.
+        leaves = ((number, parquet.schema.column(number)) for number in range(metadata.num_columns))
         return {
-            parquet.schema.column(number).path
-            for number in range(metadata.num_columns)
-            if all(_is_empty(group.column(number)) for group in groups)
+            leaf.name
+            for number, leaf in leaves
+            if leaf.path == leaf.name and all(_is_empty(group.column(number)) for group in groups)
         }
 
 

@@ -43,18 +43,26 @@ class Limits:
     """What an engine cannot hold, though a record may have it; records that do are bad ones.
 
     `name_bytes` is the longest name of a column in UTF-8; None: any. `nul` is whether text may have NUL characters.
+    `names` are those that no column can have.
     """
 
     engine: str = "DuckDB"
     nul: bool = True
     name_bytes: int | None = None
+    names: frozenset[str] = frozenset()
 
     def name_fault(self, name: str) -> str | None:
         """Why no column can have this name."""
+        if not name:
+            return "a field has no name"
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            return "a field's name has half a surrogate pair, which is not Unicode"
         if not self.nul and "\0" in name:
             return f"a field's name has a NUL character, which {self.engine} cannot hold"
         if self.name_bytes is not None and len(name.encode(errors="replace")) > self.name_bytes:
             return f"column {name} has a name of more than {self.name_bytes} bytes, which {self.engine} cannot hold"
+        if name in self.names:
+            return f"column {name} has a name that {self.engine} needs for itself"
         return None
 
 
@@ -118,7 +126,7 @@ class RecordSchema:
         Names that differ only by case are one column to a warehouse.
         """
         if fault := self._limits.name_fault(name):
-            raise BadRecord(fault, None if "\0" in name else name)
+            raise BadRecord(fault, name if name.isprintable() and name else None)
         lower = name.lower()
         if lower in METADATA_COLUMNS or self._lower.setdefault(lower, name) != name:
             raise BadRecord(f"column {name} differs from {self._lower.get(lower, lower)} only by case", name)

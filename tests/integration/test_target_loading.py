@@ -288,6 +288,15 @@ def test_a_type_that_does_not_widen_is_quarantined(warehouse):
         warehouse.load([changed, record(id=4, amount="4 EUR")], on_type_change="fail")
 
 
+@pytest.mark.parametrize("name", ["", "\ud800"])
+def test_a_field_whose_name_no_column_can_have_is_quarantined(warehouse, name):
+    warehouse.load([schema(), record(id=1), record(id=2, **{name: 1})])
+    assert warehouse.query("select id from raw_shop.orders") == [(1,)]
+    assert warehouse.query("select column_name, replayed_load_id from ops.quarantine") == [(None, None)]
+    with pytest.raises(UserError, match="rename it with a stream map"):
+        warehouse.load([schema({"id": {"type": "integer"}, name: {"type": "string"}})])
+
+
 def test_a_closed_batch_of_another_type_changes_nothing(warehouse):
     first = write_batch(warehouse, [(1, "new")], sql_type="boolean")
     warehouse.load([TEXT_SCHEMA, batch(first.file)])

@@ -95,6 +95,15 @@ def test_every_type_arrives_exactly(warehouse):
     assert empty == (None,) * len(columns)
 
 
+def test_a_column_whose_name_is_the_path_of_an_empty_field_keeps_its_values(warehouse):
+    columns = {"id": "integer", "s": "struct(a integer, b integer)", '"s.a"': "integer", '"l.list.element"': "integer"}
+    load_rows(
+        warehouse, columns | {"l": "integer[]"}, ["1, {'a': null, 'b': 2}, 7, 8, [null]", "2, null, 9, null, null"]
+    )
+    rows = warehouse.query('select s, "s.a", "l.list.element", l from raw_shop.orders order by id')
+    assert rows == [('{"a":null,"b":2}', 7, 8, "[null]"), (None, 9, None, None)]
+
+
 def test_decimals_of_any_digits_arrive_exactly(warehouse):
     seeded = random.Random(5)
     values = [
@@ -110,6 +119,15 @@ def test_decimals_of_any_digits_arrive_exactly(warehouse):
     [
         ("double", "1", "varchar", "1.0"),
         ("double", "0.1", "varchar", "0.1"),
+        ("double", "1e15", "varchar", "1000000000000000.0"),
+        ("double", "1234567890123456.7", "varchar", "1234567890123456.8"),
+        ("double", "1e16", "varchar", "1e+16"),
+        ("float", "1234567", "varchar", "1234567.0"),
+        ("float", "-1e15", "varchar", "-1000000000000000.0"),
+        ("float", "1e-5", "varchar", "1e-05"),
+        ("decimal(5,5)", "-0.9", "varchar", "-.90000"),
+        ("blob", r"'a\x00\xFF\x5C\x22'", "varchar", r"a\x00\xFF\x5C\x22"),
+        ("blob", "''", "varchar", ""),
         ("double", "'nan'", "varchar", "nan"),
         ("double", "'-inf'", "varchar", "-inf"),
         ("decimal(18,4)", "1.5", "varchar", "1.5000"),
@@ -157,6 +175,9 @@ def test_a_column_that_views_of_others_read_is_not_widened(warehouse):
     [
         ("date", "'5881580-07-10'", "date out of range"),
         ("timestamp", "'5000-01-01 (BC) 00:00:00'", "timestamp out of range"),
+        ("date", "'-infinity'", "infinity, which a time of raw cannot be"),
+        ("timestamp", "'infinity'", "infinity, which a time of raw cannot be"),
+        ("timestamptz", "'-infinity'", "infinity, which a time of raw cannot be"),
         ("varchar", "'a' || chr(0)", "0x00; the lake has text with NUL characters from a time with another engine"),
     ],
 )
@@ -208,6 +229,14 @@ def test_names_that_postgresql_would_cut_are_refused(warehouse):
     assert warehouse.query("select column_name from ops.quarantine") == [(long,)]
     with pytest.raises(UserError, match=f"{long} is a name of more than 63 bytes"):
         load_rows(warehouse, {"id": "integer", long: "integer"}, ["1, 1"])
+
+
+def test_names_of_system_columns_are_refused(warehouse):
+    with pytest.raises(UserError, match="column ctid has a name that PostgreSQL needs for itself; rename it"):
+        warehouse.load([schema({"id": {"type": "integer"}, "ctid": {"type": "string"}})])
+    warehouse.load([schema(), record(id=1, xmin=1), record(id=2, XMIN=1)])
+    assert warehouse.query('select id, "XMIN" from raw_shop.orders') == [(2, "1")]
+    assert warehouse.query("select column_name from ops.quarantine") == [("xmin",)]
 
 
 def test_names_keep_their_spelling_and_differ_not_by_case(warehouse):
