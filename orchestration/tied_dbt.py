@@ -26,8 +26,6 @@ BUILDING = ("build", "run", "retry")
 """The commands of dbt that write models."""
 VARIABLES = {"host": "HOST", "port": "PORT", "dbname": "DATABASE", "user": "USER", "password": "PASSWORD"}
 """libpq's parameters, and the variables of dbt_project/profiles.yml: WAREHOUSE_POSTGRES_<name>."""
-SSL_VARIABLES = {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT"}
-"""What libpq itself takes from the environment, in whatever program."""
 
 
 def is_needless() -> bool:
@@ -58,10 +56,11 @@ def connect_to_postgres() -> dict[str, str]:
 
     variables = {name: f"WAREHOUSE_POSTGRES_{variable}" for name, variable in VARIABLES.items()}
     if not all(os.environ.get(variable) for variable in variables.values()):
-        said = postgres_service.connection(SERVICE)
-        for name, variable in (variables | SSL_VARIABLES).items():
-            if name in said and not os.environ.get(variable):
-                os.environ[variable] = said[name]
+        for name, value in postgres_service.connection(SERVICE).items():
+            # All else (sslmode, sslcert, passfile, ...) libpq itself takes from the environment, in whatever program.
+            variable = variables.get(name) or f"PG{name.replace('_', '').upper()}"
+            if not os.environ.get(variable):
+                os.environ[variable] = value
     return {name: os.environ[variable] for name, variable in variables.items() if variable in os.environ}
 
 
@@ -78,11 +77,13 @@ def hold_raw(parameters: dict[str, str], command: str) -> psycopg2.extensions.co
         connection = psycopg2.connect(**{"application_name": "dbt", **parameters})
         connection.autocommit = True
         with connection.cursor() as cursor:
+            # It has nothing to say until the build has ended.
+            cursor.execute("set idle_session_timeout = 0")
             for lock in locks:
                 lifeline.once_free(lambda lock=lock: _take(cursor, lock), lambda error: isinstance(error, _InUseError))
     except _InUseError:
         raise UserError(
-            f"the database {parameters['dbname']} of {parameters['host']} is in use by another process (a run of"
+            f"the database {connection.info.dbname} of {connection.info.host} is in use by another process (a run of"
             " ingestion or dbt): wait until it has ended, then run again"
         ) from None
     except psycopg2.Error as error:

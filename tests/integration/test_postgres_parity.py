@@ -6,12 +6,15 @@ Quick size: hand-written rows of every fate, two days of a small demo shop, a sm
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from ingestion.postgres_service import read_services, write_services
+from orchestration import tied_dbt
 from orchestration.services.postgres import PostgresServer
 from tests.integration.dbt_warehouse import DbtWarehouse
 from tests.integration.online_retail_files import REAL_FOLDER, generate
@@ -181,3 +184,38 @@ def test_a_missing_connection_is_one_line(tmp_path: Path) -> None:
         f"dbt: {tmp_path}/services.conf has no connection warehouse_transformer: run `scripts/services up`,"
         " or let PGSERVICEFILE name a file that has it\n"
     )
+
+
+def test_what_libpq_knows_of_a_connection_dbt_knows_too(
+    tmp_path: Path, postgres: Database, warehouse_services: Path
+) -> None:
+    """The password where docs/postgres.md says that it may be; what a service file says beside host and user."""
+    two = PostgresTwin(tmp_path / "postgres", postgres, warehouse_services)
+    said = read_services(warehouse_services)[tied_dbt.SERVICE]
+    password = said.pop("password")
+    (tmp_path / "passwords").write_text(f"*:*:*:*:{password}\n")
+    (tmp_path / "passwords").chmod(0o600)
+    file = tmp_path / "services.conf"
+    for parameters, variables in [({}, {"PGPASSWORD": password}), ({"passfile": tmp_path / "passwords"}, {})]:
+        write_services(file, {tied_dbt.SERVICE: said | parameters})
+        environment = two.environment | {"PGSERVICEFILE": str(file)} | variables
+        Pipeline(two.home, extra_env=environment).run(DBT, "debug")
+
+
+def test_the_session_with_the_locks_of_a_build_is_not_timed_out(
+    tmp_path: Path, postgres: Database, warehouse_services: Path
+) -> None:
+    PostgresTwin(tmp_path / "postgres", postgres, warehouse_services)
+    postgres.execute(f"alter database {postgres.name} set idle_session_timeout = '100ms'")
+    try:
+        with closing(tied_dbt.hold_raw(read_services(warehouse_services)[tied_dbt.SERVICE], "build")):
+            time.sleep(0.5)
+            assert postgres.query("select count(*) from pg_locks where locktype = 'advisory'") == [(2,)]
+    finally:
+        postgres.execute(f"alter database {postgres.name} reset idle_session_timeout")
+
+
+def test_an_engine_that_there_is_not_is_none_for_dbt_typed_by_hand_either(tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed, match="does not have a target named 'Postgres'"):
+        Pipeline(tmp_path, extra_env={"WAREHOUSE_ENGINE": "Postgres"}).dbt("build")
+    assert not list(tmp_path.glob("*.duckdb"))
