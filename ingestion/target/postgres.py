@@ -249,7 +249,8 @@ class PostgresEngine(SqlEngine):
                 self._rows(statement)
             self._rows("create index if not exists loads_of_stream on ops.loads (source, stream)")
             self._rows(
-                "create index if not exists quarantine_waiting on ops.quarantine (source, stream, quarantine_id)"
+                "create index if not exists quarantine_waiting on ops.quarantine"
+                " (source, stream, load_id, length(quarantine_id), quarantine_id)"
                 " where replayed_load_id is null"
             )
         self._claim(shop)

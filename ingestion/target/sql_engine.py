@@ -308,21 +308,26 @@ class SqlEngine(ABC):
         return dict(sorted(found.items()))
 
     def quarantined(self, stream: Stream) -> Iterator[list[Quarantined]]:
-        """The records that wait in quarantine, in chunks; what a chunk's load replays does not come again."""
-        last = ""
+        """The records that wait in quarantine, in the order in which they came, in chunks.
+
+        What a chunk's load replays does not come again.
+        """
+        # Ids end with the record's number in its load: 10 comes after 9.
+        last: tuple[int, str] = (-1, "")
         while True:
             rows = self._rows(
                 "select quarantine_id, load_id, payload, source_file, line_number from ops.quarantine "
-                "where source = $1 and stream = $2 and replayed_load_id is null and quarantine_id > $3 "
-                f"order by quarantine_id limit {_REPLAY_CHUNK}",
+                "where source = $1 and stream = $2 and replayed_load_id is null"
+                " and (load_id, length(quarantine_id), quarantine_id) > ($3, length($4), $4)"
+                f" order by load_id, length(quarantine_id), quarantine_id limit {_REPLAY_CHUNK}",
                 stream.source,
                 stream.name,
-                last,
+                *last,
             )
             if not rows:
                 return
             yield [Quarantined(*row) for row in rows]
-            last = rows[-1][0]
+            last = rows[-1][1], rows[-1][0]
 
     def record_syncs(self, syncs: Iterable[Sync]) -> None:
         """Append to ops.syncs."""

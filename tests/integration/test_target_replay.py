@@ -45,6 +45,19 @@ def test_a_record_that_came_again_meanwhile_is_known(warehouse, run_replay):
     warehouse.check_identities()
 
 
+def test_versions_of_a_key_are_replayed_in_their_order(warehouse, run_replay, monkeypatch):
+    note = {"id": {"type": "integer"}, "note": {"type": "string", "maxLength": 3}}
+    versions = [record(id=2, note=f"long {n}") for n in range(12)]
+    warehouse.load([schema(note), *versions[:11]], max_quarantine_share=1)
+    warehouse.load([schema(note), versions[11]], max_quarantine_share=1)
+    note["note"] = {"type": "string"}
+    warehouse.load([schema(note)])
+    monkeypatch.setattr("ingestion.target.sql_engine._REPLAY_CHUNK", 5)
+    run_replay()
+    rows = warehouse.query("select note from raw_shop.orders order by _sdc_load_id, _sdc_sequence")
+    assert rows == [(f"long {n}",) for n in range(12)]
+
+
 def test_a_widened_column_lets_changed_types_through(warehouse, run_replay):
     warehouse.load([schema(), record(id=1, amount=1)])
     warehouse.load([TEXT_AMOUNT, record(id=2, amount="2 EUR")])
