@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from ingestion.demo_shop import truth, truth_customers, truth_engagement
@@ -107,9 +108,11 @@ def with_threads(warehouse: DbtWarehouse, threads: int) -> DbtWarehouse:
     """The warehouse, with so many threads of dbt and of DuckDB."""
     folder = warehouse.home / "profiles"
     folder.mkdir()
-    text = (ROOT / "dbt_project" / "profiles.yml").read_text()
-    assert text.count("threads: 2") == 2
-    (folder / "profiles.yml").write_text(text.replace("threads: 2", f"threads: {threads}"))
+    profiles = yaml.safe_load((ROOT / "dbt_project" / "profiles.yml").read_text())
+    output = profiles["warehouse"]["outputs"]["dev"]
+    assert output["threads"] == output["settings"]["threads"] == 2
+    output["threads"] = output["settings"]["threads"] = threads
+    (folder / "profiles.yml").write_text(yaml.safe_dump(profiles, width=2000))
     return DbtWarehouse(warehouse.home, warehouse.project, folder)
 
 
