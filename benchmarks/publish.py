@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks.measure import Spread
 from benchmarks.report import FIGURE_HEADER, Figure, machine, table
 from benchmarks.rounds import Results
+from ingestion import postgres_service
 from ingestion.settings import Settings
 from orchestration import publish_duckdb, publish_postgres
 from orchestration.services.postgres import PostgresServer
@@ -34,9 +35,9 @@ Moment = tuple[float, float]  # seconds of the system's monotonic clock
 class Sizes:
     """Rows of the largest mart, readers, publishes of a round, rounds, and how long each quiet moment is."""
 
-    rows: int = 1_000_000
+    rows: int = 100_000
     readers: int = 8
-    publishes: int = 20
+    publishes: int = 10
     repetitions: int = 3
     quiet_seconds: float = 2.0
 
@@ -143,7 +144,7 @@ def postgres_engine(sizes: Sizes, folder: Path) -> Iterator[Engine]:
         database = create_database(server)
         file = Path(home) / "pg_service.conf"
         file.write_text(
-            f"[{publish_postgres.SERVICE}]\nhost={server.host}\nport={server.port}\ndbname={database.name}\n"
+            f"[{postgres_service.TRANSFORMER}]\nhost={server.host}\nport={server.port}\ndbname={database.name}\n"
             f"user={server.user}\npassword={server.password}\n"
         )
         os.environ["PGSERVICEFILE"] = str(file)

@@ -10,9 +10,21 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ingestion import settings
 from ingestion.errors import UserError
+
+if TYPE_CHECKING:
+    import psycopg2.extensions
+
+LOADER, TRANSFORMER = "warehouse_loader", "warehouse_transformer"
+REPORTER, PERSONAL_REPORTER = "warehouse_reporter", "warehouse_personal_reporter"
+"""The roles of a warehouse in PostgreSQL, and the names of their connections."""
+RAW_LOCK, BUILD_LOCK, PUBLISH_LOCK = ((1_467_045_491, number) for number in (1, 2, 3))
+"""The advisory locks of such a database (docs/contracts.md, "In PostgreSQL"), of two numbers each, so that no other
+program's is likely to be the same."""
+CONNECT_TIMEOUT_SECONDS = "10"
 
 
 def service_file() -> Path:
@@ -70,3 +82,26 @@ def connection(name: str) -> dict[str, str]:
             f"{file} has no connection {name}: run `scripts/services up`, or let PGSERVICEFILE name a file that has it"
         )
     return services[name]
+
+
+def with_defaults(parameters: Mapping[str, str], program: str) -> dict[str, str]:
+    """libpq's parameters, with what this project sets where nobody else did; the server sees the program's name."""
+    own = {"client_encoding": "UTF8", "fallback_application_name": program}
+    if "PGCONNECT_TIMEOUT" not in os.environ:
+        own["connect_timeout"] = CONNECT_TIMEOUT_SECONDS
+    return own | dict(parameters)
+
+
+def connect(parameters: Mapping[str, str], program: str) -> psycopg2.extensions.connection:
+    """Open a connection. Raises psycopg2.Error, of which `one_line` may be shown."""
+    import psycopg2  # Only who connects needs it.
+
+    return psycopg2.connect(**with_defaults(parameters, program))
+
+
+def one_line(error: BaseException, parameters: Mapping[str, str]) -> str:
+    """What an error of a database says, in one line and without the password of these parameters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    password = parameters.get("password", "")
+    return text.replace(password, "***") if len(password) > 3 else text

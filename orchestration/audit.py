@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from ingestion.errors import UserError
+from orchestration.personal_data import CHOICE, PLAIN, Disguise
 
 OF_BEFORE = "built by an earlier version of this project"
 BUILD_FIRST = "Run `dbt build` (complete, without --select), then publish again."
@@ -94,11 +95,13 @@ def versions_kept() -> int:
     return int(text)
 
 
-def chosen(current: Published | None, kept: Sequence[Published], wanted: int | None, where: str) -> Published:
+def chosen(
+    current: Published | None, kept: Sequence[Published], wanted: int | None, where: str, hidden: Disguise
+) -> Published:
     """The kept version to bring back: the one of this number, or else the last one before the published one.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it shows personal data that is to be hidden.
     """
     if wanted is not None:
         found = [version for version in kept if version.version == wanted]
@@ -109,17 +112,21 @@ def chosen(current: Published | None, kept: Sequence[Published], wanted: int | N
         numbers = ", ".join(str(number) for number in sorted(version.version for version in kept))
         others = f" Kept beside the published one: {numbers} (`--version`)." if kept else ""
         raise UserError(f"There is no {which} in {where}.{others} {UNCHANGED}")
-    return max(found, key=lambda version: version.version)
+    version = max(found, key=lambda version: version.version)
+    if not hidden.hides(version.personal_data):
+        raise UserError(
+            f"Version {version.version} has personal data {version.personal_data}, not {hidden.name}."
+            f" To bring it back all the same, set {CHOICE}={PLAIN}. {UNCHANGED}"
+        )
+    return version
 
 
-def outdated(kept: Sequence[Published], replaced: int, staying: int, personal_data: str | None) -> list[Published]:
+def outdated(kept: Sequence[Published], replaced: int, staying: int, form: str) -> list[Published]:
     """Of the kept versions those that go when a new one has taken the place of the version `replaced`.
 
-    Those that it had been brought back from, those that show personal data otherwise than `personal_data` says (None:
-    any form may stay), and the oldest where more than `staying` are left.
+    Those that it had been brought back from, those that hide personal data in another form than the new one's (where
+    that is plain, all may stay), and the oldest where more than `staying` are left.
     """
-    fit = [
-        version for version in kept if version.version <= replaced and personal_data in (None, version.personal_data)
-    ]
+    fit = [version for version in kept if version.version <= replaced and form in (PLAIN, version.personal_data)]
     newest = sorted(fit, key=lambda version: -version.version)[:staying]
     return [version for version in kept if version not in newest]

@@ -35,7 +35,7 @@ from orchestration.audit import (
     outdated,
     versions_kept,
 )
-from orchestration.personal_data import CHOICE, PLAIN, Disguise, Personal, disguise
+from orchestration.personal_data import PLAIN, Disguise, Personal, disguise
 
 _PUBLISHES = """
 create schema if not exists ops;
@@ -96,12 +96,9 @@ def _publish(home: Settings) -> tuple[Published, bool]:
         new = Published(newest + 1, build.invocation_id, build.load_bound, build.shop, form)
         try:
             _write(home.marts_file, beside, new, models, personal, hidden)
-            _keep(home, current)
+            kept |= _keep(home, current)
             # Before it is published: what stood in the middle of this must never be the version before it.
-            kept = _kept(home)
-            for version in outdated(
-                list(kept), current.version if current else newest, staying, None if hidden.is_plain else form
-            ):
+            for version in outdated(list(kept), current.version if current else newest, staying, form):
                 _remove(kept[version])
             _swap(beside, home.published_file)
         except duckdb.Error as error:
@@ -138,18 +135,13 @@ def _bring_back(home: Settings, number: int | None) -> Published:
         hidden = disguise(home)
         current, kept = published_version(home.published_file), _kept(home)
         others = {version: file for version, file in kept.items() if not current or version.version != current.version}
-        version = chosen(current, list(others), number, str(folder))
-        if not hidden.hides(version.personal_data):
-            raise UserError(
-                f"Version {version.version} has personal data {version.personal_data}, not {hidden.name}."
-                f" To bring it back all the same, set {CHOICE}={PLAIN}. {UNCHANGED}"
-            )
+        version = chosen(current, list(others), number, str(folder), hidden)
         beside = folder / ".next.duckdb"
         _remove(beside)
         os.link(kept[version], beside)
-        _keep(home, current)
+        kept |= _keep(home, current)
         _swap(beside, home.published_file)
-        _forget_other_forms(_kept(home), hidden)
+        _forget_other_forms(kept, hidden)
     return version
 
 
@@ -383,15 +375,17 @@ def _kept(home: Settings) -> dict[Published, Path]:
     return {version: file for file in files if (version := published_version(file))}
 
 
-def _keep(home: Settings, current: Published | None) -> None:
-    """Keep the published file under its number, which costs no room."""
-    if current:
-        folder = _versions(home)
-        folder.mkdir(exist_ok=True)
-        beside = folder / ".next"
-        beside.unlink(missing_ok=True)
-        os.link(home.published_file, beside)
-        beside.replace(folder / f"{current.version}.duckdb")
+def _keep(home: Settings, current: Published | None) -> dict[Published, Path]:
+    """Keep the published file under its number, which costs no room; returns it as `_kept` would."""
+    if not current:
+        return {}
+    folder = _versions(home)
+    folder.mkdir(exist_ok=True)
+    file, beside = folder / f"{current.version}.duckdb", folder / ".next"
+    beside.unlink(missing_ok=True)
+    os.link(home.published_file, beside)
+    beside.replace(file)
+    return {current: file}
 
 
 def _forget_other_forms(kept: Mapping[Published, Path], hidden: Disguise) -> None:

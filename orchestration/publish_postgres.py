@@ -24,9 +24,9 @@ from typing import Any, TypeVar
 import psycopg2
 from psycopg2 import errors, sql
 
-from ingestion import settings
+from ingestion import postgres_service, settings
 from ingestion.errors import UserError
-from ingestion.postgres_service import connection as service
+from ingestion.postgres_service import PERSONAL_REPORTER, PUBLISH_LOCK, REPORTER, TRANSFORMER, one_line
 from ingestion.settings import Settings
 from orchestration.audit import (
     BUILD_FIRST,
@@ -38,16 +38,10 @@ from orchestration.audit import (
     outdated,
     versions_kept,
 )
-from orchestration.personal_data import CHOICE, PLAIN, Disguise, disguise
+from orchestration.personal_data import Disguise, disguise
 
-SERVICE = "warehouse_transformer"
-"""The connection of publish in PostgreSQL's service file."""
-REPORTER, PERSONAL_REPORTER = "warehouse_reporter", "warehouse_personal_reporter"
-"""The roles that may read what is published, and that may read it with personal data as it is."""
 BUILD = "build"
 """The schema in which dbt builds the marts."""
-# Of one publish at a time; two numbers, so that no other program's lock is likely to be the same.
-_LOCK = (1_467_045_491, 3)
 # Behind a query that is at work new ones would wait as long as we do. In milliseconds.
 _WAIT_FOR_READERS = 300
 _ATTEMPTS, _BETWEEN_SECONDS = 100, 0.2
@@ -128,34 +122,35 @@ def reading(home: Settings) -> Iterator[tuple[Query, Published | None]]:
 
 def place(home: Settings) -> str:
     """Where readers find what is published."""
-    parameters = service(SERVICE)
+    parameters = postgres_service.connection(TRANSFORMER)
     return f"the schema {_NOW.views} of the database {parameters.get('dbname')} on {parameters.get('host')}"
 
 
 @contextmanager
 def _connected() -> Iterator[Any]:
     """A connection. All errors of PostgreSQL are raised as UserError."""
+    parameters = postgres_service.connection(TRANSFORMER)
     try:
-        with closing(psycopg2.connect(**{"connect_timeout": 10, **service(SERVICE)})) as connection:
+        with closing(postgres_service.connect(parameters, "warehouse-publish")) as connection:
             with connection, connection.cursor() as cursor:
                 cursor.execute("set time zone 'UTC'; set client_min_messages = warning")
             yield connection
     except psycopg2.Error as error:
-        raise _refusal(error) from None
+        raise _refused(error) from None
 
 
-def _refusal(error: psycopg2.Error) -> UserError:
-    return UserError(f"PostgreSQL refused to publish ({SERVICE}): {_first_line(error)}. {UNCHANGED}")
+def _refused(error: psycopg2.Error) -> UserError:
+    return UserError(f"PostgreSQL refused to publish ({TRANSFORMER}): {_said(error)}. {UNCHANGED}")
 
 
-def _first_line(error: psycopg2.Error) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _said(error: psycopg2.Error) -> str:
+    return one_line(error, postgres_service.connection(TRANSFORMER))
 
 
 def _take_turn(connection: Any) -> None:
     """Hold the lock of publishing as long as the connection lives. Raises UserError when another has it."""
     with connection, connection.cursor() as cursor:
-        cursor.execute("select pg_try_advisory_lock(%s, %s)", _LOCK)
+        cursor.execute("select pg_try_advisory_lock(%s, %s)", PUBLISH_LOCK)
         if not cursor.fetchall()[0][0]:
             raise UserError(f"Another publish is at work in this database. {UNCHANGED}")
 
@@ -174,7 +169,7 @@ class _Publisher:
             done = act()
             self._connection.commit()
         except (UserError, psycopg2.Error) as error:
-            refusal = error if isinstance(error, UserError) else _refusal(error)
+            refusal = error if isinstance(error, UserError) else _refused(error)
             if self._connection.closed:
                 raise refusal from None
             self._connection.rollback()
@@ -185,7 +180,7 @@ class _Publisher:
         try:
             self._clean()
         except psycopg2.Error as error:
-            print(f"warehouse-publish: not cleaned yet, the next publish does: {_first_line(error)}", file=sys.stderr)
+            print(f"warehouse-publish: not cleaned yet, the next publish does: {_said(error)}", file=sys.stderr)
         return done
 
     def publish(self) -> tuple[Published, bool]:
@@ -205,7 +200,7 @@ class _Publisher:
             raise UserError(f"No mart was built. {BUILD_FIRST}")
         newest = max([version.version for version in kept] + [self._newest_noted()])
         new = Published(newest + 1, build.invocation_id, build.load_bound, build.shop, form)
-        gone = outdated(list(kept), current.version if current else newest, staying, None if hidden.is_plain else form)
+        gone = outdated(list(kept), current.version if current else newest, staying, form)
         columns = {
             mart: [
                 *(of_mart := self._columns(BUILD, mart)),
@@ -232,12 +227,7 @@ class _Publisher:
         hidden = disguise(self.home)
         current, kept = self.current(), self._kept()
         others = [version for version in kept if version != current]
-        version = chosen(current, others, number, f"the schema {_NOW.tables}")
-        if not hidden.hides(version.personal_data):
-            raise UserError(
-                f"Version {version.version} has personal data {version.personal_data}, not {hidden.name}."
-                f" To bring it back all the same, set {CHOICE}={PLAIN}. {UNCHANGED}"
-            )
+        version = chosen(current, others, number, f"the schema {_NOW.tables}", hidden)
         generation, slot = kept[version]
         self._show(generation, slot)
         self._admit(generation)

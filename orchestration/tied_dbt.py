@@ -13,15 +13,13 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ingestion import lifeline, settings
+from ingestion import lifeline, postgres_service, settings
 from ingestion.errors import UserError
 
 if TYPE_CHECKING:
     import psycopg2.extensions
 
 IF_NEW = "--if-new"
-SERVICE = "warehouse_transformer"
-"""The connection's name in PostgreSQL's service file."""
 BUILDING = ("build", "run", "retry")
 """The commands of dbt that write models."""
 VARIABLES = {"host": "HOST", "port": "PORT", "dbname": "DATABASE", "user": "USER", "password": "PASSWORD"}
@@ -52,11 +50,9 @@ def connect_to_postgres() -> dict[str, str]:
 
     Raises UserError when the connection is needed and the service file has none.
     """
-    from ingestion import postgres_service
-
     variables = {name: f"WAREHOUSE_POSTGRES_{variable}" for name, variable in VARIABLES.items()}
     if not all(os.environ.get(variable) for variable in variables.values()):
-        for name, value in postgres_service.connection(SERVICE).items():
+        for name, value in postgres_service.connection(postgres_service.TRANSFORMER).items():
             # All else (sslmode, sslcert, passfile, ...) libpq itself takes from the environment, in whatever program.
             variable = variables.get(name) or f"PG{name.replace('_', '').upper()}"
             if not os.environ.get(variable):
@@ -71,23 +67,23 @@ def hold_raw(parameters: dict[str, str], command: str) -> psycopg2.extensions.co
     """
     import psycopg2
 
-    locks = ["pg_try_advisory_lock_shared(1467045491, 1)"]
-    locks += ["pg_try_advisory_lock(1467045491, 2)"] if command in BUILDING else []
+    locks = [("pg_try_advisory_lock_shared", postgres_service.RAW_LOCK)]
+    locks += [("pg_try_advisory_lock", postgres_service.BUILD_LOCK)] if command in BUILDING else []
     try:
-        connection = psycopg2.connect(**{"application_name": "dbt", **parameters})
+        connection = postgres_service.connect(parameters, "dbt")
         connection.autocommit = True
         with connection.cursor() as cursor:
             # It has nothing to say until the build has ended.
             cursor.execute("set idle_session_timeout = 0")
             for lock in locks:
-                lifeline.once_free(lambda lock=lock: _take(cursor, lock), lambda error: isinstance(error, _InUseError))
+                lifeline.once_free(lambda lock=lock: _take(cursor, *lock), lambda error: isinstance(error, _InUseError))
     except _InUseError:
         raise UserError(
             f"the database {connection.info.dbname} of {connection.info.host} is in use by another process (a run of"
             " ingestion or dbt): wait until it has ended, then run again"
         ) from None
     except psycopg2.Error as error:
-        raise UserError((str(error).strip().splitlines() or [type(error).__name__])[0]) from None
+        raise UserError(postgres_service.one_line(error, parameters)) from None
     return connection
 
 
@@ -95,8 +91,8 @@ class _InUseError(Exception):
     """Another process has a lock."""
 
 
-def _take(cursor: psycopg2.extensions.cursor, lock: str) -> None:
-    cursor.execute(f"select {lock}")
+def _take(cursor: psycopg2.extensions.cursor, function: str, lock: tuple[int, int]) -> None:
+    cursor.execute(f"select {function}(%s, %s)", lock)
     if not cursor.fetchall()[0][0]:
         raise _InUseError
 

@@ -28,7 +28,6 @@ READING_OPTIONS = {
     "default_transaction_read_only": "on",
     "row_security": "off",
 }
-CONNECT_TIMEOUT_SECONDS = "10"
 # More does not read faster, and some batches of this size are in memory at once.
 ARROW_BATCH_BYTES = 4 * 1024 * 1024
 
@@ -60,11 +59,7 @@ class Server:
         """libpq's parameters; what is not set is left to libpq: PGHOST, PGPASSFILE, PGSERVICE and others."""
         url = self._config.get("sqlalchemy_url")
         parameters = _url_parameters(url) if url else self._setting_parameters()
-        parameters.setdefault("client_encoding", "UTF8")
-        parameters.setdefault("fallback_application_name", self._program)
-        if "PGCONNECT_TIMEOUT" not in os.environ:
-            parameters.setdefault("connect_timeout", CONNECT_TIMEOUT_SECONDS)
-        return parameters
+        return postgres_service.with_defaults(parameters, self._program)
 
     def _setting_parameters(self) -> dict[str, str]:
         config = self._config
@@ -131,13 +126,10 @@ class Server:
 
     def reason(self, error: BaseException) -> str:
         """What an error of the database says, in one line and without the password."""
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        text = lines[0] if lines else type(error).__name__
-        text = _NOISE.sub("", text)
+        text = _NOISE.sub("", postgres_service.one_line(error, self.parameters))
         if "row-level security policy" in text:
             text += "; give the tap's user BYPASSRLS, or deselect the stream and read a view whose owner sees the rows"
-        password = self.parameters.get("password", "")
-        return text.replace(password, "***") if len(password) > 3 else text
+        return text
 
 
 def _url_parameters(url: str) -> dict[str, str]:

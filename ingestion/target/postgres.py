@@ -24,6 +24,7 @@ from ingestion.errors import UserError
 from ingestion.lake import METADATA_COLUMNS, Batch, Stream, connect, first_line, identifier, literal
 from ingestion.lake.checking import Ledger, check_shop, read_ledger
 from ingestion.lake.column_types import TEXT, TIME
+from ingestion.postgres_service import LOADER, RAW_LOCK
 from ingestion.settings import Settings
 from ingestion.taps.postgres_connection import Server
 from ingestion.target.records import Limits
@@ -32,14 +33,9 @@ from ingestion.target.sql_engine import OPS, SqlEngine, asked_sql, rows_sql, tab
 if TYPE_CHECKING:
     from adbc_driver_postgresql.dbapi import Connection
 
-SERVICE = "warehouse_loader"
-"""The connection's name in PostgreSQL's service file."""
 OLDEST_VERSION = 14
 DBT_SCHEMAS = ("staging", "intermediate", "build")
 """Where dbt has its views, which each build makes anew."""
-# Of what a run holds as long as it lives; two numbers, so that no other program's lock is likely to be the same. In
-# docs/contracts.md: who needs raw to stay as it is takes it shared.
-_LOCK = (1_467_045_491, 1)
 _SESSION = (
     # A commit is on the server's disk before it is told.
     "select set_config('synchronous_commit', 'on', false)"
@@ -104,7 +100,7 @@ class PostgresEngine(SqlEngine):
     """The engine for a database of PostgreSQL; see `core.Engine` for its methods. All raise UserError."""
 
     limits = Limits("PostgreSQL", nul=False, name_bytes=63, names=_SYSTEM_COLUMNS)
-    elsewhere = f"let the connection {SERVICE} name another database"
+    elsewhere = f"let the connection {LOADER} name another database"
 
     def __init__(self, shop: str, spill: Path, *, memory_limit: str, threads: int, make: bool = True) -> None:
         """Connect, make ops unless `make` is false, and check that the warehouse is the shop's.
@@ -112,7 +108,7 @@ class PostgresEngine(SqlEngine):
         `spill` is the folder of DuckDB, which reads the lake with so much memory. Raises UserError when the database
         cannot be reached or used, another run has it, or the data are another shop's.
         """
-        self._server = Server({"service": SERVICE}, "target-warehouse")
+        self._server = Server({"service": LOADER}, "target-warehouse")
         parameters = self._server.parameters
         self.name = f"the database {parameters.get('dbname', '')} of {parameters.get('host', 'PostgreSQL')}"
         self._spill, self._memory_limit, self._threads = spill, memory_limit, threads
@@ -415,7 +411,7 @@ _HINTS = {
 
 def _take_lock(connection: Connection) -> None:
     """Be the only run. Raises _InUse while another is."""
-    [(is_ours,)] = _rows(connection, "select pg_try_advisory_lock($1::integer, $2::integer)", _LOCK)
+    [(is_ours,)] = _rows(connection, "select pg_try_advisory_lock($1::integer, $2::integer)", RAW_LOCK)
     if not is_ours:
         raise _InUse
 

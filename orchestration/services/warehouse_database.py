@@ -17,12 +17,18 @@ import psycopg2.extensions
 from psycopg2 import sql
 
 from ingestion.errors import UserError
-from ingestion.postgres_service import read_services, write_services
+from ingestion.postgres_service import (
+    LOADER,
+    PERSONAL_REPORTER,
+    REPORTER,
+    TRANSFORMER,
+    connect,
+    one_line,
+    read_services,
+    write_services,
+)
 
 DATABASE = "warehouse"
-LOADER, TRANSFORMER, REPORTER = "warehouse_loader", "warehouse_transformer", "warehouse_reporter"
-PERSONAL_REPORTER = "warehouse_personal_reporter"
-"""The roles, and the names of their connections in the service file."""
 ROLES = (LOADER, TRANSFORMER, REPORTER, PERSONAL_REPORTER)
 _OLDEST_VERSION = 140_000
 
@@ -101,6 +107,9 @@ def _grant(cursor: Any, database: str) -> None:
         # Queries name marts alone, on every engine.
         f"alter role {REPORTER} in database {{database}} set search_path = marts",
         f"alter role {PERSONAL_REPORTER} in database {{database}} set search_path = marts_personal, marts",
+        # Of the models' text and dates, whatever the server's own settings are.
+        f"alter role {TRANSFORMER} in database {{database}} set standard_conforming_strings = on",
+        f"alter role {TRANSFORMER} in database {{database}} set datestyle = 'ISO, YMD'",
         f"create schema if not exists ops authorization {LOADER}",
         f"grant usage, create on schema ops to {TRANSFORMER}",
         f"alter default privileges for role {LOADER} grant usage on schemas to {TRANSFORMER}",
@@ -126,8 +135,7 @@ def _grant(cursor: Any, database: str) -> None:
 def _connected(parameters: Mapping[str, Any]) -> Iterator[Any]:
     """A connection. Raises UserError, with the server's own first line, for whatever it refuses."""
     try:
-        with closing(psycopg2.connect(**{"connect_timeout": 10, **parameters})) as connection:
+        with closing(connect(parameters, "scripts/services")) as connection:
             yield connection
     except psycopg2.Error as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"the warehouse's database cannot be made: {lines[0]}") from None
+        raise UserError(f"the warehouse's database cannot be made: {one_line(error, parameters)}") from None

@@ -13,6 +13,7 @@ import psycopg2.extensions
 from adbc_driver_postgresql import dbapi
 from dbt.contracts.graph.manifest import Manifest
 
+from ingestion import postgres_service
 from ingestion.postgres_service import read_services
 from ingestion.settings import POSTGRES
 from orchestration import tied_dbt
@@ -40,11 +41,11 @@ class PostgresTwin(DbtWarehouse):
         self.database = database
         warehouse_database.prepare(psycopg2.extensions.parse_dsn(database.server.dsn()), services, database.name)
         roles = read_services(services)
-        self.loader = roles[warehouse_database.LOADER]
+        self.loader = roles[postgres_service.LOADER]
         #: The environment of commands that find the database by the service file.
         self.environment = {"WAREHOUSE_ENGINE": POSTGRES, "PGSERVICEFILE": str(services)}
         self.variables = self.environment | {
-            f"WAREHOUSE_POSTGRES_{variable}": roles[tied_dbt.SERVICE][name]
+            f"WAREHOUSE_POSTGRES_{variable}": roles[postgres_service.TRANSFORMER][name]
             for name, variable in tied_dbt.VARIABLES.items()
         }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ingestion import postgres_service
 from ingestion.postgres_service import read_services, write_services
 from orchestration import tied_dbt
 from orchestration.services.postgres import PostgresServer
@@ -191,13 +192,13 @@ def test_what_libpq_knows_of_a_connection_dbt_knows_too(
 ) -> None:
     """The password where docs/postgres.md says that it may be; what a service file says beside host and user."""
     two = PostgresTwin(tmp_path / "postgres", postgres, warehouse_services)
-    said = read_services(warehouse_services)[tied_dbt.SERVICE]
+    said = read_services(warehouse_services)[postgres_service.TRANSFORMER]
     password = said.pop("password")
     (tmp_path / "passwords").write_text(f"*:*:*:*:{password}\n")
     (tmp_path / "passwords").chmod(0o600)
     file = tmp_path / "services.conf"
     for parameters, variables in [({}, {"PGPASSWORD": password}), ({"passfile": tmp_path / "passwords"}, {})]:
-        write_services(file, {tied_dbt.SERVICE: said | parameters})
+        write_services(file, {postgres_service.TRANSFORMER: said | parameters})
         environment = two.environment | {"PGSERVICEFILE": str(file)} | variables
         Pipeline(two.home, extra_env=environment).run(DBT, "debug")
 
@@ -208,7 +209,7 @@ def test_the_session_with_the_locks_of_a_build_is_not_timed_out(
     PostgresTwin(tmp_path / "postgres", postgres, warehouse_services)
     postgres.execute(f"alter database {postgres.name} set idle_session_timeout = '100ms'")
     try:
-        with closing(tied_dbt.hold_raw(read_services(warehouse_services)[tied_dbt.SERVICE], "build")):
+        with closing(tied_dbt.hold_raw(read_services(warehouse_services)[postgres_service.TRANSFORMER], "build")):
             time.sleep(0.5)
             assert postgres.query("select count(*) from pg_locks where locktype = 'advisory'") == [(2,)]
     finally:

@@ -18,6 +18,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import parse_dsn
 
+from ingestion import postgres_service
 from ingestion.errors import UserError
 from ingestion.settings import Settings
 from orchestration import nothing_new, publish_postgres
@@ -257,7 +258,7 @@ def test_a_server_that_refuses_is_one_line_without_the_password(
 
 def test_a_second_publish_at_once_is_refused(warehouse: Warehouse) -> None:
     with closing(warehouse.database.connect()) as other, other.cursor() as cursor:
-        cursor.execute("select pg_advisory_lock(%s, %s)", publish_postgres._LOCK)
+        cursor.execute("select pg_advisory_lock(%s, %s)", postgres_service.PUBLISH_LOCK)
         with pytest.raises(UserError, match="Another publish is at work"):
             publish(warehouse.settings)
 

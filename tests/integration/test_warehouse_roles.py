@@ -190,3 +190,10 @@ def test_an_administrator_who_is_no_superuser_gives_again_what_was_taken_away(ro
     administrator = parse_dsn(postgres.server.dsn()) | {"user": "no_superuser", "password": "of no_superuser"}
     warehouse_database.prepare(administrator, roles.file, postgres.name)
     assert roles.query("warehouse_transformer", "select count(*) from ops.quarantine, raw_crm.users") == [(1,)]
+
+
+def test_the_models_text_and_dates_do_not_depend_on_the_database_s_settings(roles: Roles, postgres: Database) -> None:
+    for setting in ("standard_conforming_strings = off", "datestyle = 'German'"):
+        postgres.execute(f'alter database "{postgres.name}" set {setting}')
+    asked = "select current_setting('standard_conforming_strings'), current_setting('datestyle')"
+    assert roles.query("warehouse_transformer", asked) == [("on", "ISO, YMD")]
