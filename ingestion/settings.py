@@ -43,6 +43,16 @@ class Settings:
         return self.home / "personal_data.key"
 
     @property
+    def erased_file(self) -> Path:
+        """The suppression list: keyed hashes of the persons whose personal data was erased."""
+        return self.home / "erased.json"
+
+    @property
+    def erasure_key_file(self) -> Path:
+        """The key of the hashes in the suppression list."""
+        return self.home / "erasure.key"
+
+    @property
     def lake(self) -> Path:
         """Root of the Parquet lake."""
         return self.home / "lake"

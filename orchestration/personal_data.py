@@ -9,16 +9,14 @@ import hashlib
 import hmac
 import io
 import os
-import secrets
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from ingestion.errors import UserError
+from ingestion.keys import checked_key, install_hash, kept_key, padded_keys
 from ingestion.settings import Settings
 
 PLAIN = "plain"
@@ -26,11 +24,7 @@ CHOICE, KEY = "WAREHOUSE_PUBLISHED_PERSONAL_DATA", "WAREHOUSE_PERSONAL_DATA_KEY"
 _HIDDEN = "hidden"
 #: Of these kinds a keyed hash is published: equal values stay equal, in every table, and so joins hold.
 _HASHED = ("name", "email", "phone")
-#: In characters.
-_LEAST_KEY_LENGTH = 32
 _HASH_LENGTH = 32
-#: In bytes, of SHA-256.
-_BLOCK = 64
 
 
 Personal = Mapping[tuple[str, str], str]
@@ -66,29 +60,20 @@ class Disguise:
         return not self._key
 
     def install(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Make `keyed_hash` known to a connection; the key goes there as a parameter, and stands in no SQL.
-
-        HMAC (RFC 2104) of SHA-256 in DuckDB's own functions: of Python's, millions of values took three times as long.
-        """
+        """Make `keyed_hash` known to a connection; the key goes there as a parameter, and stands in no SQL."""
         if self.is_plain:
             return
-        for name, key in self._padded_keys().items():
-            connection.execute(f"set variable {name} = $1", [key])
+        install_hash(connection, self._key, "hash_of_personal_data")
         connection.execute(
-            "create temp macro keyed_hash(kind, plain) as substr(sha256(getvariable('outer_key') ||"
-            f" unhex(sha256(getvariable('inner_key') || encode(kind || ':' || plain)))), 1, {_HASH_LENGTH})"
+            "create temp macro keyed_hash(kind, plain) as"
+            f" substr(hash_of_personal_data(kind || ':' || plain), 1, {_HASH_LENGTH})"
         )
-
-    def _padded_keys(self) -> dict[str, bytes]:
-        key = self._key if len(self._key) <= _BLOCK else hashlib.sha256(self._key).digest()
-        pads = {"inner_key": 0x36, "outer_key": 0x5C}
-        return {name: bytes(byte ^ pad for byte in key.ljust(_BLOCK, b"\0")) for name, pad in pads.items()}
 
     def install_in_postgres(self, cursor: Any) -> None:
         """Make the key known to a transaction of psycopg2's; it goes there as a COPY's data, which no log has."""
         if self.is_plain:
             return
-        keys = self._padded_keys()
+        keys = padded_keys(self._key)
         cursor.execute("create temporary table padded_keys (inner_key bytea, outer_key bytea) on commit drop")
         line = "\t".join("\\\\x" + keys[name].hex() for name in ("inner_key", "outer_key"))
         cursor.copy_expert("copy pg_temp.padded_keys from stdin", io.StringIO(line))
@@ -130,29 +115,6 @@ def disguise(home: Settings) -> Disguise:
     if choice != _HIDDEN:
         raise UserError(f"{CHOICE} is neither {_HIDDEN} nor {PLAIN}. Set it to one of them, or unset it ({_HIDDEN}).")
     given = os.environb.get(KEY.encode())
-    key = (given or _kept_key(home)).strip()
-    if len(key) < _LEAST_KEY_LENGTH:
-        where = KEY if given else home.personal_data_key_file
-        raise UserError(f"{where} holds no key of {_LEAST_KEY_LENGTH} characters or more. Put a longer one there.")
-    return Disguise(key)
-
-
-def _kept_key(home: Settings) -> bytes:
-    file = home.personal_data_key_file
-    try:
-        if not file.exists():
-            _make_key(file)
-        if file.stat().st_mode & 0o077:
-            raise UserError(f"{file} may be read by others. Make it your own again: chmod 600 {file}")
-        return file.read_bytes()
-    except OSError as error:
-        raise UserError(f"The key of personal data, {file}, can be neither read nor made: {error.strerror}.") from error
-
-
-def _make_key(file: Path) -> None:
-    """A key that nobody else may read, whole or not there at all."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}-") as new:
-        new.write(secrets.token_hex(32).encode())
-        new.flush()
-        os.fsync(new.fileno())
-        os.link(new.name, file)
+    if given:
+        return Disguise(checked_key(given, KEY))
+    return Disguise(kept_key(home.personal_data_key_file, "the key of personal data"))

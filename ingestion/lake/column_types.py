@@ -186,3 +186,18 @@ def _unicode(text: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError("text with half a surrogate pair, which is not Unicode") from error
     return text
+
+
+def json_value(value: Any) -> Any:
+    """A value of a Parquet file as the JSON value that a RECORD message would have carried."""
+    if isinstance(value, float):
+        return Decimal(repr(value))
+    if isinstance(value, dt.datetime | dt.date | dt.time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {name: json_value(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [json_value(item) for item in value]
+    return value

@@ -228,7 +228,7 @@ class Lake:
                         origin=origin() if callable(origin) else origin,
                     )
                     if batch.quarantine_file:
-                        _copy(con, _quarantine_query(quarantine, load_id), batch.quarantine_file, batch)
+                        copy_file(con, _quarantine_query(quarantine, load_id), batch.quarantine_file, batch)
                     groups.close({METADATA_KEY: batch.to_json()})
                 append_line(folder / MANIFEST, batch.to_json())
                 self._clean.add(stream)
@@ -340,7 +340,7 @@ def _read(con: duckdb.DuckDBPyConnection, query: str, groups: RowGroups) -> Iter
         reader.close()
 
 
-def _copy(con: duckdb.DuckDBPyConnection, query: str, file: Path, batch: Batch) -> None:
+def copy_file(con: duckdb.DuckDBPyConnection, query: str, file: Path, batch: Batch) -> None:
     """Write a query's rows to a file that appears complete or not at all."""
     temporary = file.with_name(f"{TEMPORARY}{file.name}")
     con.execute(

@@ -23,8 +23,9 @@ from singer_sdk.singerlib.json import deserialize_json, serialize_json
 from ingestion import settings
 from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, Stream, connect, first_line, identifier, read_batches
+from ingestion.lake.column_types import json_value
 from ingestion.lake.definition import write_definition
-from ingestion.target.records import BadRecord, Limits, RecordSchema, Row, json_value
+from ingestion.target.records import BadRecord, Limits, RecordSchema, Row
 
 # A batch also closes when its text reaches this size, so that wide records stay in bounded memory.
 BUFFER_CHARACTERS = 64_000_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -215,18 +214,3 @@ def _plain_types(schema: dict[str, Any]) -> dict[str, set[type]]:
             names = [declared] if isinstance(declared, str) else declared
             plain[name] = set().union(*(_PYTHON_TYPES[each] for each in names))
     return plain
-
-
-def json_value(value: Any) -> Any:
-    """A value of a foreign Parquet file as the JSON value that a RECORD message would have carried."""
-    if isinstance(value, float):
-        return Decimal(repr(value))
-    if isinstance(value, dt.datetime | dt.date | dt.time):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, dict):
-        return {name: json_value(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [json_value(item) for item in value]
-    return value

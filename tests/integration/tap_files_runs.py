@@ -81,7 +81,7 @@ class Shop:
 
     def rows(self) -> list[dict[str, Any]]:
         """Every row of the lake, in order of load and line."""
-        files = [str(batch.file) for batch in self.batches]
+        files = list({str(batch.file): None for batch in self.batches})
         if not files:
             return []
         con = duckdb.connect()

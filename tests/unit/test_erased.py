@@ -1,0 +1,228 @@
+"""The suppression list: what of an erased person is taken out of rows, records and text, and what stays."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import replace
+from decimal import Decimal
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingestion import erased
+from ingestion.erased import MARK, Erased, Persons
+from ingestion.errors import UserError
+from ingestion.lake import connect
+from ingestion.settings import Settings
+
+USERS = "crm-users"
+PERSONS = Persons("user_id", ("name", "email", "phone", "age"), is_integer=True)
+KEY = b"k" * 64
+LIST = (
+    Erased(KEY, {USERS: PERSONS})
+    .with_persons(["17", "23"])
+    .with_values(["Anna O'Brien", "anna@shop.example", "(030) 12-34", "Jörg Müller", "Al"])
+)
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Settings("demo_shop", tmp_path, tmp_path / "source")
+
+
+# The list on the disk
+
+
+def test_nobody_was_erased(home):
+    assert erased.load(home) is None
+
+
+def test_the_list_comes_back_as_it_was_saved_and_says_nothing_plain(home):
+    begun = erased.begin(home).with_streams({USERS: PERSONS}).with_persons(["17"]).with_values(["Anna Meyer"])
+    begun.save(home)
+    assert erased.load(home) == begun
+    assert begun.pending == begun.persons
+    assert home.erased_file.stat().st_mode & 0o777 == 0o600
+    assert home.erasure_key_file.stat().st_mode & 0o777 == 0o600
+    text = home.erased_file.read_text().lower()
+    assert "anna" not in text
+    assert '"17"' not in text
+    ended = begun.without_pending()
+    ended.save(home)
+    assert erased.load(home) == ended != begun
+    assert repr(begun).count("k" * 8) == 0
+    assert home.erasure_key_file.read_text() not in repr(begun)
+
+
+def test_a_list_without_its_key_is_refused(home):
+    erased.begin(home).with_persons(["17"]).save(home)
+    home.erasure_key_file.unlink()
+    with pytest.raises(UserError, match=r"erasure\.key.* is missing: bring it back .* would come back"):
+        erased.load(home)
+    assert not home.erasure_key_file.exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"persons": []}', '{"streams": []}'])
+def test_a_damaged_list_is_refused(home, content):
+    erased.begin(home)
+    home.erased_file.write_text(content)
+    with pytest.raises(UserError, match=r"erased\.json, the suppression list, cannot be read: bring it back"):
+        erased.load(home)
+
+
+# Rows
+
+NUMBERS = ["17", " 17\t", "017", "+17", "1", "171", "17x", "", None, "-17", "23", "17.0", "9" * 45]
+OF_ERASED = ["17", " 17\t", "017", "+17", "23"]
+TYPES = {
+    pa.string(): NUMBERS,
+    pa.int64(): [17, 1, None, 23, -17],
+    pa.int16(): [17, 1, None],
+    pa.decimal128(9, 0): [Decimal(17), Decimal(1), None],
+}
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=str)
+def test_sql_arrow_and_records_agree_whose_row_it_is(kind, tmp_path):
+    numbers = TYPES[kind]
+    rows = pa.record_batch(
+        {
+            "USER_ID": pa.array(numbers, kind),
+            "Name": [f"n{n}" for n in range(len(numbers))],
+            "age": pa.array(range(len(numbers)), pa.int32()),
+            "country": ["DE"] * len(numbers),
+        }
+    )
+    belongs = [str(number) in OF_ERASED for number in numbers]
+    expected = [
+        {**row, "Name": None, "age": None} if of_erased else row
+        for row, of_erased in zip(rows.to_pylist(), belongs, strict=True)
+    ]
+    assert LIST.arrow(USERS, rows).to_pylist() == expected
+    assert LIST.arrow(USERS, rows).schema.types == rows.schema.types
+    assert [dict(LIST.record(USERS, row)) for row in rows.to_pylist()] == expected
+    with connect(tmp_path) as con:
+        con.register("people", rows)
+        LIST.install(con)
+        found = con.sql(LIST.sql(USERS, "people", rows.schema.names)).to_arrow_table()
+        assert found.to_pylist() == expected
+        assert found.schema.types == rows.schema.types
+        assert con.execute("select count(*) from duckdb_variables() where value like '%kkkk%'").fetchall() == [(0,)]
+
+
+def test_numbers_that_are_text_are_persons_of_their_own():
+    texts = replace(LIST, streams={USERS: replace(PERSONS, is_integer=False)})
+    assert dict(texts.record(USERS, {"user_id": "017", "name": "x"}))["name"] == "x"
+    assert dict(texts.record(USERS, {"user_id": " 17", "name": "x"}))["name"] is None
+
+
+def test_other_streams_and_an_empty_list_leave_rows_alone():
+    rows = pa.record_batch({"user_id": ["17"], "name": ["Anna"]})
+    assert LIST.arrow("shop-orders", rows) is rows
+    assert LIST.sql("shop-orders", "people", ["user_id", "name"]) == "from people"
+    nobody = Erased(KEY, {USERS: PERSONS})
+    assert nobody.arrow(USERS, rows) is rows
+    record = {"user_id": "17", "name": "Anna"}
+    assert nobody.record(USERS, record) is record
+    assert LIST.record("shop-orders", record) is record
+
+
+def test_the_order_of_many_rows_stays(tmp_path):
+    many = LIST.with_persons(map(str, range(0, 300_000, 300)))
+    with connect(tmp_path) as con:
+        many.install(con)
+        con.execute("create table people as select i as user_id, 'n' || i as name from range(300000) as t(i)")
+        rows = con.execute(many.sql(USERS, "people", ["user_id", "name"])).fetchall()
+    assert all(number == place for place, (number, _) in enumerate(rows))
+    assert sum(name is None for _, name in rows) == 1002
+
+
+# Text
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("anna@shop.example", MARK),
+        ("mail to <ANNA@Shop.example>, now.", f"mail to <{MARK}>, now."),
+        ("anna o'brien", MARK),
+        ('{"name":"Anna O\'Brien","x":1}', f'{{"name":"{MARK}","x":1}}'),
+        ("17,Anna  O'Brien;(030) 12-34|DE", f"17,{MARK};({MARK}|DE"),
+        ("of Anna O'Brien's", f"of {MARK}'s"),
+        ("Al is too short to be known", "Al is too short to be known"),
+        ("hanna@shop.example and anna@shop.example.org", "hanna@shop.example and anna@shop.example.org"),
+        ("", ""),
+    ],
+)
+def test_known_values_go_from_messages(text, left):
+    assert LIST.text(text) == left
+
+
+@given(st.lists(st.sampled_from(["17", "Jörg", "Müller", "x", "a b", "é"]), max_size=6), st.sampled_from(",;|\t: \"'{"))
+def test_a_value_is_found_between_any_marks(words, mark):
+    text = f"{mark.join([*words, 'Jörg Müller', *words])}"
+    assert "Jörg Müller" not in LIST.text(text)
+    assert LIST.tells(text)
+
+
+@pytest.mark.parametrize(
+    "line", [json.dumps({"n": "Jörg Müller"}), r'{"n":"J\xf6rg M\xfcller"', r"1,J\u00f6rg M\u00FCller"]
+)
+def test_escaped_letters_hide_nobody(line):
+    assert LIST.tells(line)
+
+
+def payload(fields, **more):
+    return LIST.payload(more.get("stream", USERS), json.dumps(fields, separators=(",", ":"), ensure_ascii=False))
+
+
+@pytest.mark.parametrize(
+    ("fields", "left"),
+    [
+        # Of an erased person: by the number, whatever the values are.
+        ({"user_id": "17", "name": "New", "country": "DE"}, '{"user_id":"17","name":null,"country":"DE"}'),
+        ({"USER_ID": 17, "EMAIL": None, "age": 4}, '{"USER_ID":17,"EMAIL":null,"age":null}'),
+        # Of somebody else, who has the same name.
+        ({"user_id": "18", "name": "Jörg Müller"}, '{"user_id":"18","name":"Jörg Müller"}'),
+        # Of nobody that is known: by the values.
+        ({"user_id": "17x", "name": "Jörg Müller", "age": 5}, '{"user_id":"17x","name":null,"age":5}'),
+        ({"user_id": None, "note": "call (030) 12-34!"}, '{"user_id":null,"note":null}'),
+        ({"a": {"b": ["jörg müller"]}, "c": [1, None, True]}, '{"a":null,"c":[1,null,true]}'),
+        # Lines that are no record: as a whole.
+        ({"line": "17,New,new@shop.example,x,y"}, '{"line":"[erased]"}'),
+        ({"line": '{"user_id": 17, "name": "Ne'}, '{"line":"[erased]"}'),
+        ({"line": "x,anna@shop.example"}, '{"line":"[erased]"}'),
+        ({"line": "18,Other,17.5"}, '{"line":"18,Other,17.5"}'),
+        (
+            {"line": "23;x", "truncated_from_bytes": 9, "sha256": "ab"},
+            '{"line":"[erased]","truncated_from_bytes":9,"sha256":null}',
+        ),
+        ({}, "{}"),
+    ],
+)
+def test_quarantined_records(fields, left):
+    assert payload(fields) == left
+    assert LIST.payload(USERS, left) == left
+
+
+def test_lines_of_other_streams_go_by_values_alone():
+    assert payload({"line": "17,x"}, stream="shop-orders") == '{"line":"17,x"}'
+    assert payload({"line": "17,Jörg Müller"}, stream="shop-orders") == '{"line":"[erased]"}'
+
+
+def test_the_rest_of_a_payload_stays_letter_for_letter():
+    text = '{ "user_id" : "17" , "name":"New", "x": 1.50, "y": "\\u00e9" }\n'
+    assert LIST.payload(USERS, text) == text.replace('"New"', "null")
+    assert LIST.payload(USERS, "no JSON, 17") == MARK
+    assert LIST.payload(USERS, '{"user_id": 18') == '{"user_id": 18'
+
+
+def test_what_is_personal_in_a_record():
+    row = {"user_id": 17, "Name": "Anna", "age": 4, "phone": None, "born": dt.date(2000, 1, 1)}
+    assert LIST.personal_values(USERS, row) == {"name": "Anna", "age": "4"}
+    assert LIST.personal_values(USERS, row | {"user_id": 18}) == {}
+    assert LIST.personal_values_of(USERS, '{"user_id":"17","name":"Anna"}') == {"name": "Anna"}
+    assert LIST.personal_values_of(USERS, '{"line":"17"}') == {}
