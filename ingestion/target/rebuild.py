@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 
 from ingestion.errors import UserError
-from ingestion.lake import Lake, Stream, first_line
+from ingestion.lake import Lake, Stream, first_line, literal
 from ingestion.lake.checking import Ledger, asking, check_shop, read_ledger
 from ingestion.lake.column_types import TEXT
 from ingestion.lake.definition import Definition, read_definition, streams
@@ -32,14 +32,28 @@ class _RebuildingEngine(_TakingUpText, DuckDBEngine):
     """A new file."""
 
 
-def rebuild(home: Settings, *, memory_limit: str, threads: int, report: Callable[[str], None]) -> str:
+#: What a new file's connection calls itself while the old one is asked what of it is to be kept.
+REBUILT = "rebuilt"
+
+
+def rebuild(
+    home: Settings,
+    *,
+    memory_limit: str,
+    threads: int,
+    report: Callable[[str], None],
+    lake: Lake | None = None,
+    keep: Callable[[duckdb.DuckDBPyConnection], None] | None = None,
+) -> str:
     """Make raw and ops anew from the lake; returns what messages call the warehouse.
 
-    The old ones stay as they are until all is there, and no run can begin meanwhile. Raises UserError when the
-    warehouse is in use, is another shop's or has loads that the lake lacks, and when the lake is being written, is
-    empty or is damaged.
+    The old ones stay as they are until all is there, and no run can begin meanwhile. `lake` is the settings', for who
+    holds its locks already. `keep` may copy more than the lake has from the old DuckDB file, to which it gets a
+    connection, into the new one, there called REBUILT, before that takes its place; PostgreSQL keeps what is beside raw
+    and the ledger anyway. Raises UserError when the warehouse is in use, is another shop's or has loads that the lake
+    lacks, and when the lake is being written, is empty or is damaged.
     """
-    lake = Lake(home.lake)
+    lake = lake or Lake(home.lake)
     found = streams(lake)
     if not found:
         raise UserError(f"{lake.root} has no batches to rebuild raw from; check WAREHOUSE_HOME, or bring the lake back")
@@ -48,7 +62,7 @@ def rebuild(home: Settings, *, memory_limit: str, threads: int, report: Callable
             locks.enter_context(lake.lock(stream))
         if home.engine == POSTGRES:
             return _rebuild_database(lake, found, home, memory_limit, threads, report)
-        _rebuild_file(lake, found, home.warehouse_file, home.shop, memory_limit, threads, report)
+        _rebuild_file(lake, found, home.warehouse_file, home.shop, memory_limit, threads, report, keep)
     return str(home.warehouse_file)
 
 
@@ -77,6 +91,7 @@ def _rebuild_file(
     memory_limit: str,
     threads: int,
     report: Callable[[str], None],
+    keep: Callable[[duckdb.DuckDBPyConnection], None] | None,
 ) -> None:
     """Build a new warehouse file, then put it in place of the old one, which nobody can open meanwhile."""
     new = warehouse_file.with_name(f"{warehouse_file.stem}.rebuilt.duckdb")
@@ -84,6 +99,10 @@ def _rebuild_file(
     try:
         _remove(new)
         _build(lake, found, new, shop, memory_limit, threads, report)
+        if old and keep:
+            old.execute(f"attach {literal(str(new))} as {REBUILT}")
+            keep(old)
+            old.execute(f"detach {REBUILT}")
         sync(new)
         if old:
             old.close()  # Takes its write-ahead log in.
