@@ -1,0 +1,63 @@
+"""Where persons are: what the shop's list of sources says of personal data (dbt_project/models/staging/<shop>)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ingestion.errors import UserError
+from ingestion.lake import Stream
+from ingestion.settings import PROJECT_ROOT
+
+_RAW = "raw_"
+
+
+@dataclass(frozen=True)
+class PersonTable:
+    """A table of raw with personal data: the column with the person's id, and the kind of each personal column."""
+
+    stream: Stream
+    person: str
+    columns: Mapping[str, str]
+
+
+def declared(shop: str, project: Path = PROJECT_ROOT / "dbt_project") -> list[PersonTable]:
+    """The tables of raw in which this shop has persons; none for a shop without personal data.
+
+    Raises UserError where the list of sources cannot be read, or a table has personal data and does not say whose.
+    """
+    found = []
+    for file in sorted((project / "models" / "staging" / shop).glob("*.yml")):
+        try:
+            content = yaml.safe_load(file.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(f"{file} cannot be read: mend it, then run again") from error
+        for source, table in _tables(content):
+            columns = {
+                column["name"]: kind for column in table.get("columns") or [] if (kind := _meta(column).get("pii"))
+            }
+            if not columns:
+                continue
+            person = _meta(table).get("person")
+            if not person:
+                raise UserError(
+                    f"{file}: {source}.{table['name']} has personal data ({', '.join(columns)}) and does not say whose:"
+                    " name the column with the person's id, `config: {meta: {person: <column>}}`"
+                )
+            found.append(PersonTable(Stream(source.removeprefix(_RAW), table["name"]), person, columns))
+    return found
+
+
+def _tables(content: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    for source in (content or {}).get("sources") or []:
+        if source["name"].startswith(_RAW):
+            for table in source.get("tables") or []:
+                yield source["name"], table
+
+
+def _meta(of: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (of.get("config") or {}).get("meta") or of.get("meta") or {}

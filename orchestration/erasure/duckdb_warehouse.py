@@ -1,0 +1,253 @@
+"""The warehouse in DuckDB files: what it has of a person, and how it is made anew without."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import duckdb
+
+from ingestion.erased import Erased
+from ingestion.errors import UserError
+from ingestion.lake import Lake, identifier, literal
+from ingestion.lake.compaction import read
+from ingestion.settings import Settings
+from ingestion.target.duckdb import open_existing
+from ingestion.target.rebuild import REBUILT, rebuild
+from orchestration import publish_duckdb
+from orchestration.erasure.declaration import PersonTable
+from orchestration.erasure.values import MARK, Search
+from orchestration.publish_duckdb import opened, published_version, wal
+
+HISTORY = ("syncs", "builds", "model_runs", "test_results", "failing_rows", "publishes")
+"""Tables of ops that the lake does not have and dbt does not make anew (docs/contracts.md, "Run history")."""
+_NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UBIGINT", "UINTEGER", "DECIMAL", "DOUBLE", "FLOAT")
+_NEITHER = ("TIMESTAMP", "DATE", "TIME", "BOOLEAN", "INTERVAL")
+
+
+class DuckDBWarehouse:
+    """The files of one warehouse; what is named after a method below is done while `held` is."""
+
+    def __init__(self, home: Settings) -> None:
+        self._home = home
+        self.name = str(home.warehouse_file)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep loads, builds, publishes, and who reads what they write out. Raises UserError while one is at work."""
+        with contextlib.ExitStack() as held:
+            for file in (self._home.warehouse_file, self._home.marts_file):
+                if file.exists():
+                    held.enter_context(open_existing(file, read_only=False))
+            held.enter_context(self._publishing())
+            yield
+
+    @contextlib.contextmanager
+    def _publishing(self) -> Iterator[None]:
+        """The lock of publish."""
+        folder = self._home.published_file.parent
+        if not folder.is_dir():
+            yield
+            return
+        with (folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"a publish of {folder} is at work: wait until it has ended, then run again") from error
+            yield
+
+    @property
+    def is_built(self) -> bool:
+        """Whether there are models to be made anew."""
+        if not self._home.warehouse_file.exists():
+            return False
+        with open_existing(self._home.warehouse_file, read_only=False) as connection:
+            return _has_rows(connection, "ops", "builds")
+
+    @property
+    def is_published(self) -> bool:
+        """Whether readers have a version."""
+        return self._home.published_file.exists()
+
+    def count(self, tables: Collection[PersonTable], erased: Erased, search: Search) -> dict[str, int]:
+        """By place: the rows that have something of the list's persons, or any of the values."""
+        counts: dict[str, int] = {}
+        if self._home.warehouse_file.exists():
+            with open_existing(self._home.warehouse_file, read_only=False) as connection:
+                erased.install(connection)
+                for table in tables:
+                    relation = f"{identifier(table.stream.schema)}.{identifier(table.stream.name)}"
+                    counts[f"raw: {relation}"] = _personal_rows(connection, relation, table, erased)
+                for name in ("quarantine", *HISTORY):
+                    if _has_rows(connection, "ops", name):
+                        counts[f"ops.{name}"] = sum(_matches(connection, f"ops.{name}", search).values())
+        return counts
+
+    def rebuild(self, lake: Lake, search: Search) -> None:
+        """Raw and ops in a new file, from the lake; what tells of past runs is kept, without the values."""
+        rebuild(
+            self._home,
+            memory_limit="1GB",
+            threads=2,
+            report=lambda line: None,
+            lake=lake,
+            keep=lambda connection: _keep_history(connection, search),
+        )
+
+    def drop_marts(self) -> None:
+        """Remove the marts, which the next build makes in a new file."""
+        for file in (self._home.marts_file, wal(self._home.marts_file)):
+            file.unlink(missing_ok=True)
+
+    def publish(self) -> int:
+        """Publish the marts and remove all other versions; returns how many were removed."""
+        folder = self._home.published_file.parent
+        before = published_version(self._home.published_file)
+        versions = {path.stem for path in folder.glob("versions/*.duckdb")} | (
+            {str(before.version)} if before else set()
+        )
+        current, _ = publish_duckdb.publish(self._home)
+        with self._publishing():
+            for file in (*folder.glob("versions/*"), *folder.glob(".next*"), *folder.glob("previous.*")):
+                file.unlink()
+        return len(versions - {str(current.version)})
+
+    def search(self, tables: Collection[PersonTable], erased: Erased, search: Search) -> tuple[list[str], int]:
+        """Where anything of the persons or any of the values still is, and how many columns were looked at."""
+        found, columns = [], 0
+        for name, file in self._databases():
+            with _reading(file) as connection:
+                connection.execute("set TimeZone = 'UTC'")
+                erased.install(connection)
+                if name == "warehouse":
+                    for table in tables:
+                        relation = f"{identifier(table.stream.schema)}.{identifier(table.stream.name)}"
+                        if rows := _personal_rows(connection, relation, table, erased):
+                            found.append(f"{name}: {relation}: {rows} rows of the person")
+                for schema, table_name in _tables(connection):
+                    matches = _matches(connection, f"{identifier(schema)}.{identifier(table_name)}", search)
+                    columns += len(matches)
+                    found += [
+                        f"{name}: {schema}.{table_name}.{column}: {count} rows"
+                        for column, count in matches.items()
+                        if count
+                    ]
+        return found, columns
+
+    def _databases(self) -> Iterator[tuple[str, Path]]:
+        home = self._home
+        files = {"warehouse": home.warehouse_file, "marts": home.marts_file, "published": home.published_file}
+        files |= {f"published {file.stem}": file for file in home.published_file.parent.glob("versions/*.duckdb")}
+        yield from ((name, file) for name, file in files.items() if file.exists())
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    if file.parent.name in ("published", "versions"):
+        with opened(file) as connection:
+            yield connection
+    else:
+        with open_existing(file, read_only=False) as connection:
+            yield connection
+
+
+def _keep_history(connection: duckdb.DuckDBPyConnection, search: Search) -> None:
+    """Copy the history of runs from the old file into the new one, with no byte of what is erased.
+
+    Failing rows that have a value go; in messages a mark takes its place. No build counts as one of the same inputs any
+    more, so that `scripts/dbt --if-new` builds.
+    """
+    for name in HISTORY:
+        described = connection.execute(
+            "select database_name, column_name, data_type from duckdb_columns()"
+            " where schema_name = 'ops' and table_name = $1 order by column_index",
+            [name],
+        ).fetchall()
+        columns = [(column, kind) for database, column, kind in described if database != REBUILT]
+        if not columns:
+            continue
+        is_kept = "true"
+        if name == "failing_rows":
+            conditions = [f"regexp_matches(failing_row, {literal(each)}, 'i')" for each in search.column_patterns]
+            is_kept = f"not coalesce({' or '.join(conditions) or 'false'}, false)"
+        values = ", ".join(_cleaned(column, kind, search) for column, kind in columns)
+        query = f"select {values} from ops.{name} where {is_kept}"
+        if len(columns) < len(described):
+            connection.execute(f"insert into {REBUILT}.ops.{name} by name {query}")
+        else:
+            connection.execute(f"create table {REBUILT}.ops.{name} as {query}")
+
+
+def _cleaned(column: str, kind: str, search: Search) -> str:
+    value = identifier(column)
+    if column == "inputs_hash":
+        value = "cast(null as varchar)"
+    elif kind == "VARCHAR":
+        for pattern in search.patterns:
+            value = f"regexp_replace({value}, {literal(pattern)}, {literal(MARK)}, 'gi')"
+    return f"{value} as {identifier(column)}"
+
+
+def _personal_rows(connection: duckdb.DuckDBPyConnection, relation: str, table: PersonTable, erased: Erased) -> int:
+    """Rows of the list's persons in which anything is personal."""
+    try:
+        names = [row[0] for row in connection.execute(f"describe from {relation}").fetchall()]
+    except duckdb.CatalogException:  # Nothing was loaded yet.
+        return 0
+    persons = erased.streams[table.stream.id]
+    number, personal = persons.number_column(names), persons.personal(names)
+    if number is None or not personal:
+        return 0
+    filled = " or ".join(f"{identifier(name)} is not null" for name in personal)
+    return connection.execute(
+        f"select count(*) from {relation} where ({filled}) and {erased.is_erased_sql(persons, number)}"
+    ).fetchall()[0][0]
+
+
+def search_files(
+    connection: duckdb.DuckDBPyConnection, files: Sequence[Path], search: Search
+) -> tuple[dict[str, int], int]:
+    """The same for Parquet files: how many rows have any of the values, by column; and how many columns there are."""
+    if not files:
+        return {}, 0
+    matches = _matches(connection, read(files), search)
+    return {column: count for column, count in matches.items() if count}, len(matches)
+
+
+def _matches(connection: duckdb.DuckDBPyConnection, relation: str, search: Search) -> dict[str, int]:
+    """How many rows have any of the values, by column; columns that can have none are left out."""
+    counted = {}
+    numbers = ", ".join(literal(number.lstrip("0")) for number in search.numbers)
+    for column, kind, *_ in connection.execute(f"describe from {relation}").fetchall():
+        value = identifier(column)
+        if kind.startswith(_NEITHER) and not kind.endswith("]"):
+            continue
+        if kind.startswith(_NUMBERS) and not kind.endswith("]"):
+            counted[column] = (
+                f"regexp_extract(cast({value} as varchar), '^-?([0-9]*)', 1) in ({numbers})" if numbers else ""
+            )
+        else:
+            text = f"cast({value} as varchar)"
+            counted[column] = " or ".join(
+                f"regexp_matches({text}, {literal(pattern)}, 'i')" for pattern in search.column_patterns
+            )
+    conditions = ", ".join(f"count(*) filter ({condition or 'false'})" for condition in counted.values())
+    if not conditions:
+        return {}
+    row = connection.execute(f"select {conditions} from {relation}").fetchall()[0]
+    return dict(zip(counted, row, strict=True))
+
+
+def _tables(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
+    """Schema and name of the tables of the file; its views read nothing else."""
+    return connection.execute(
+        "select schema_name, table_name from duckdb_tables() where database_name = current_database() order by all"
+    ).fetchall()
+
+
+def _has_rows(connection: duckdb.DuckDBPyConnection, schema: str, table: str) -> bool:
+    return (schema, table) in _tables(connection) and bool(
+        connection.execute(f"select 1 from {schema}.{table} limit 1").fetchall()
+    )

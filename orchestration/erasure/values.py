@@ -1,0 +1,106 @@
+"""What tells who somebody is, in all the forms in which it may stand in a text or a file."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import unicodedata
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+MARK = "[erased]"
+IDENTIFYING = ("name", "email", "phone")
+"""The kinds of personal data (`meta.pii`) that are looked for by value. An age is that of thousands."""
+# Less is a word, a number or `n/a`, which stands in many texts and tells nobody.
+_LEAST_LENGTH = 5
+# Digits alone stand in hashes and numbers too: so many, where it is not known what stands around them.
+_LEAST_DIGITS = 9
+# What the marts say of everybody without an address.
+_OF_NOBODY = ("unknown", "unknown@example.com")
+# Of more words at once the regular expressions of RE2 leave their fast path.
+_AT_ONCE = 40
+
+
+@dataclass(frozen=True, order=True)
+class Value:
+    """A value of a person. `is_shared`: others have it too, or it stands within a value of theirs."""
+
+    text: str
+    kind: str
+    is_shared: bool = False
+
+    def forms(self) -> set[str]:
+        """As it came, as staging cleans it, and both as JSON, SQL, addresses and HTML write them."""
+        plain = {self.text.strip(), self.text.strip().lower()}
+        if self.kind == "phone":
+            plain.add(digits(self.text))
+        plain |= {unicodedata.normalize(form, text) for text in plain for form in ("NFC", "NFD")}
+        written = set(plain)
+        for text in plain:
+            as_json = json.dumps(text)[1:-1]
+            # A text in a text: dbt's and Meltano's logs are JSON that quotes JSON.
+            written |= {as_json, as_json.replace("\\", "\\\\"), text.replace("'", "''"), html.escape(text)}
+            written |= {quote(text), quote(text, safe="")}
+        return {text for text in written if len(text) >= _LEAST_LENGTH}
+
+
+def digits(text: str) -> str:
+    """The digits of a telephone number, as staging keeps them."""
+    return re.sub("[^0-9]", "", text)
+
+
+def is_identifying(text: str | None, kind: str) -> bool:
+    """Whether a value tells a person from others, and so is looked for."""
+    if text is None or kind not in IDENTIFYING:
+        return False
+    stripped = text.strip().lower()
+    return len(stripped) >= _LEAST_LENGTH and stripped not in _OF_NOBODY
+
+
+class Search:
+    """Regular expressions that find any of some values: RE2's, which are DuckDB's, and PostgreSQL's alike.
+
+    They are to be matched without regard to case.
+    """
+
+    def __init__(self, values: Iterable[Value]) -> None:
+        forms = {form for value in values for form in value.forms()}
+        # Over bytes, and in some of PostgreSQL's locales, only the cases of ASCII are known.
+        forms |= {
+            spelled for form in forms if not form.isascii() for spelled in (form.lower(), form.upper(), form.title())
+        }
+        forms = {form.lower() if form.isascii() else form for form in forms}
+        self.numbers = sorted(form for form in forms if form.isdecimal() and len(form) >= _LEAST_DIGITS)
+        """Telephone numbers, as a column of numbers would have them but for zeros before them."""
+        texts = {form for form in forms if not form.isdecimal()}
+        self.patterns = _patterns({*texts, *self.numbers})
+        """For any bytes and texts, and for what is to be replaced."""
+        in_columns = [f"(^|[^[:alnum:]]){pattern}([^[:alnum:]]|$)" for pattern in _patterns(forms - texts)]
+        self.loose_patterns = _patterns(forms)
+        """For texts in which short numbers may stand within others."""
+        self.column_patterns = _patterns(texts) + in_columns
+        """For the texts of a column, where a short number stands alone."""
+        self.most_bytes = max((len(form.encode()) for form in forms), default=0)
+
+    def is_in(self, content: bytes) -> bool:
+        """Whether any of the values is in these bytes."""
+        array = pa.array([content], pa.large_binary())
+        return any(pc.match_substring_regex(array, pattern=f"(?i){pattern}")[0].as_py() for pattern in self.patterns)
+
+    def replaced(self, content: bytes) -> bytes:
+        """The content with a mark for each of the values in it."""
+        array = pa.array([content], pa.large_binary())
+        for pattern in self.patterns:
+            array = pc.replace_substring_regex(array, pattern=f"(?i){pattern}", replacement=MARK)
+        return array[0].as_py()
+
+
+def _patterns(forms: Collection[str]) -> list[str]:
+    # The longest first, so that nothing of a longer one is left when it is replaced.
+    ordered = [re.escape(form) for form in sorted(forms, key=lambda form: (-len(form), form))]
+    return [f"({'|'.join(ordered[start : start + _AT_ONCE])})" for start in range(0, len(ordered), _AT_ONCE)]

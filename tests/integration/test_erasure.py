@@ -1,0 +1,151 @@
+"""`scripts/erase-user`: afterwards nobody finds the persons, all else is as it was, and they do not come back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests import erasure
+from tests.erasure import User, erase, found_in_files
+from tests.pipeline import MART_KEYS, Pipeline, differences
+
+SEED = 20
+STEPS = ("suppress", "clean_files", "redact_lake", "rebuild")
+"""After which the erasure is killed; the later ones only with `--full`: each of them costs a build."""
+LATER_STEPS = ("build", "publish", "verify")
+
+
+class Shop:
+    """A copy of the small demo shop, some of whose users are to be erased."""
+
+    def __init__(self, built: Pipeline, folder: Path, count: int) -> None:
+        shutil.copytree(built.home, folder / "home", ignore=shutil.ignore_patterns("source", "truth"))
+        shutil.copytree(built.home / "source", folder / "source")
+        self.pipeline = Pipeline(folder / "home", data=folder / "source")
+        self.everybody = erasure.users(folder / "source")
+        self.erased = erasure.chosen(self.everybody, count, SEED)
+        self.ids = [str(user.id) for user in self.erased]
+        self.values = erasure.own_values(self.erased, self.everybody)
+
+    @property
+    def home(self) -> Path:
+        return self.pipeline.home
+
+    def send(self, day: str, *rows: dict | str) -> None:
+        """Have the shop's system write another file of users, and load it."""
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        (self.pipeline.data / "users" / f"{day}.jsonl").write_text("\n".join(lines) + "\n")
+        self.pipeline.ingest()
+
+    def row(self, user: User, **changes: object) -> dict:
+        """A record of a user, as the shop's system writes it."""
+        [email] = [value for value in user.values if "@" in value][:1] or ["nobody@example.com"]
+        return {
+            "user_id": user.id,
+            "name": next(iter(user.values)),
+            "email": email,
+            "phone": "+49 171 555 0199",
+            "age": 44,
+            "country": "DE",
+            "registered_at": "2024-01-01T00:00:00Z",
+            "updated_at": "2030-01-01T00:00:00Z",
+            "deleted_at": None,
+        } | changes
+
+    def query(self, sql: str, file: str = "warehouse") -> list[tuple]:
+        with duckdb.connect(str(self.home / f"{file}.duckdb")) as connection:
+            return connection.execute(sql).fetchall()
+
+    def leave_traces(self) -> None:
+        """The persons in whatever place they can get to, beside those that the shop's files bring."""
+        # A version with plain values, and before it one with hidden ones.
+        self.pipeline.extra_env["WAREHOUSE_PUBLISHED_PERSONAL_DATA"] = "plain"
+        self.pipeline.run("warehouse-publish")
+        person = self.erased[0]
+        broken = self.row(person, registered_at="never", email="broken.record@post.example.net")
+        self.send("2031-01-01", broken, json.dumps(self.row(person))[:-9], self.row(person, phone="0800 1234 98765"))
+        self.values |= {"broken.record@post.example.net", "0800 1234 98765", "0800123498765"}
+        value = max(self.values)
+        row = json.dumps({"user_id": person.id, "email": value.upper()})
+        with duckdb.connect(str(self.home / "warehouse.duckdb")) as connection:
+            connection.execute(
+                "insert into ops.failing_rows values ('x', 'a test', 'dim_users', 'error', ?, now())", [row]
+            )
+            connection.execute("update ops.model_runs set message = ?", [f"Conversion Error: '{value}' is no date"])
+            connection.execute("update ops.publishes set reason = ?", [value])
+        logs = self.home / "logs"
+        logs.mkdir(exist_ok=True)
+        told = [f"{each.title()} {json.dumps(each)} {json.dumps(json.dumps(each))}" for each in sorted(self.values)]
+        (logs / "run.log").write_text("\n".join(["begin", *told, "end", ""]))
+        (self.home / "dbt" / "cache.msgpack").write_bytes(b"\0" + value.encode())
+        (self.home / "tmp").mkdir(exist_ok=True)
+        (self.home / "tmp" / "spilled.tmp").write_text(value)
+
+
+@pytest.fixture
+def shop(built: Pipeline, tmp_path: Path, full: bool) -> Shop:
+    return Shop(built, tmp_path, 50 if full else 3)
+
+
+def test_nothing_of_erased_users_is_found_and_all_else_stays(shop: Shop, full: bool) -> None:
+    shop.leave_traces()
+    before = shop.pipeline.marts()
+    counts = shop.query(
+        "select source, stream, count(*), sum(rows_loaded), sum(rows_quarantined) from ops.loads group by all"
+    )
+    history = shop.query("select invocation_id, unique_id, seconds from ops.model_runs order by all")
+    assert len(found_in_files(shop.home, shop.values)) > 3 * len(shop.values), "the search must find them before"
+
+    for step in (*STEPS, *LATER_STEPS) if full else STEPS:
+        assert erase(shop.pipeline, *shop.ids, "--apply", crash_after=step).returncode == 9
+    done = erase(shop.pipeline, *shop.ids, "--apply")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    assert found_in_files(shop.home, shop.values) == []
+    assert not any(value in (done.stdout + done.stderr).lower() for value in shop.values)
+    check_that_all_else_stays(shop, before)
+    assert counts == shop.query(
+        "select source, stream, count(*), sum(rows_loaded), sum(rows_quarantined) from ops.loads group by all"
+    )
+    assert set(history) < set(shop.query("select invocation_id, unique_id, seconds from ops.model_runs"))
+    assert shop.query("select distinct message from ops.model_runs where message like 'Conversion%'") == [
+        ("Conversion Error: '[erased]' is no date",)
+    ]
+    assert "the lake is whole" in shop.pipeline.run("warehouse-lake", "check").stdout
+    assert (shop.home / "logs" / "run.log").read_text().startswith("begin\n[erased] ")
+    assert list((shop.home / "published" / "versions").glob("*")) == []
+    check_certificate(shop, done.stdout)
+
+
+def check_that_all_else_stays(shop: Shop, before: dict) -> None:
+    after = shop.pipeline.marts()
+    for marts in (before, after):
+        for name in ("dim_users", "dim_users_history"):
+            marts[name] = marts[name].drop(columns=["age", "is_age_imputed", "age_group"], errors="ignore")
+    for name in ("dim_users", "dim_users_history"):
+        is_erased = after[name]["user_id"].isin(shop.ids)
+        gone = after[name][is_erased]
+        assert set(gone["user_id"]) == set(shop.ids)
+        assert gone[["name", "phone"]].isna().all(axis=None) and set(gone["email"]) == {"unknown@example.com"}
+        after[name] = after[name][~is_erased].reset_index(drop=True)
+        before[name] = before[name][~before[name]["user_id"].isin(shop.ids)].reset_index(drop=True)
+    assert set(before) == set(MART_KEYS)
+    assert differences(before, after) == []
+
+
+def check_certificate(shop: Shop, output: str) -> None:
+    [file] = (shop.home / "erasures").glob("*.json")
+    certificate = json.loads(file.read_text())
+    assert file.read_text() in output
+    assert [person["id"] for person in certificate["persons"]] == shop.ids
+    assert certificate["searched"]["found"] == [] and certificate["searched"]["columns"] > 500
+    touched = certificate["touched"]
+    assert touched["lake: rows"] >= len(shop.ids) and touched["lake: quarantined records"] == 2
+    assert touched["published versions removed"] == 2 and touched["ops.failing_rows"] == 1
+    listed = json.loads((shop.home / "erased.json").read_text())
+    assert listed["pending"] == [] and len(listed["persons"]) == len(shop.ids)
+    assert {each["hash"] for each in certificate["persons"]} == set(listed["persons"])

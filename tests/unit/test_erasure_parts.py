@@ -1,0 +1,154 @@
+"""The parts of `scripts/erase-user`: where persons are declared, what is looked for, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ingestion.errors import UserError
+from ingestion.lake import Stream
+from ingestion.settings import Settings
+from orchestration.erasure import __main__ as command
+from orchestration.erasure import files
+from orchestration.erasure.declaration import declared
+from orchestration.erasure.values import Search, Value, is_identifying
+
+SOURCES = """
+sources:
+  - name: raw_crm
+    tables:
+      - name: users
+        config: {meta: {person: number}}
+        columns:
+          - name: number
+          - {name: mail, config: {tags: [pii], meta: {pii: email}}}
+          - {name: age, config: {meta: {pii: age}}}
+      - name: logins
+  - name: ops
+    tables:
+      - name: quarantine
+        columns: [{name: payload, config: {meta: {pii: record}}}]
+"""
+
+
+def project(folder: Path, text: str) -> Path:
+    place = folder / "models" / "staging" / "corner_shop"
+    place.mkdir(parents=True)
+    (place / "_corner_shop__sources.yml").write_text(text)
+    return folder
+
+
+def test_the_list_of_sources_says_whose_personal_data_are_where(tmp_path: Path) -> None:
+    [table] = declared("corner_shop", project(tmp_path, SOURCES))
+    assert (table.stream, table.person) == (Stream("crm", "users"), "number")
+    assert table.columns == {"mail": "email", "age": "age"}
+    assert declared("online_retail") == []
+    assert [table.stream.id for table in declared("demo_shop")] == ["crm-users"]
+
+
+def test_personal_data_of_nobody_is_refused(tmp_path: Path) -> None:
+    text = SOURCES.replace("config: {meta: {person: number}}", "")
+    with pytest.raises(UserError, match=r"raw_crm\.users has personal data \(mail, age\) and does not say whose"):
+        declared("corner_shop", project(tmp_path, text))
+
+
+NAMES = st.text(st.characters(categories=("L", "Nd", "Zs"), include_characters="-'.@+/ßéŁ"), min_size=5, max_size=20)
+
+
+@given(
+    NAMES.filter(lambda text: is_identifying(text, "name") and not text.strip().isdecimal()),
+    st.sampled_from(["name", "email"]),
+)
+@example("Zoë O'Neill", "name")
+@example("Łukasz Müller", "name")
+@example("a.b+c@x.example", "email")
+def test_a_value_is_found_and_replaced_however_it_is_written(text: str, kind: str) -> None:
+    search = Search([Value(text, kind), Value("somebody@else.example", "email")])
+    stripped = text.strip()
+    forms = [stripped, stripped.lower(), json.dumps(stripped), json.dumps(json.dumps({"x": stripped}))]
+    forms += [stripped.replace("'", "''"), stripped.upper()]
+    for form in forms:
+        content = f"before {form} after".encode()
+        assert search.is_in(content), form
+        assert search.replaced(content).count(b"[erased]") == 1 and search.replaced(content).endswith(b" after")
+        assert not search.is_in(search.replaced(content))
+        found = "regexp_matches($1, $2, 'i')"
+        in_column = [duckdb.execute(f"select {found}", [form, each]).fetchall() for each in search.column_patterns]
+        assert [(True,)] in in_column, form
+    assert not search.is_in(b"nobody at all")
+
+
+def test_a_number_is_found_as_staging_keeps_it_but_not_within_another() -> None:
+    search = Search([Value("+49 (171) 555-0199", "phone"), Value("12 34 567", "phone")])
+    assert search.is_in(b"x491715550199x") and search.is_in(b"call +49 (171) 555-0199")
+    assert not search.is_in(b"d41d12345678cd98f00b2"), "seven digits stand in a hash too"
+    matches = [
+        duckdb.execute("select regexp_matches($1, $2, 'i')", ["id 1234567.", each]) for each in search.column_patterns
+    ]
+    assert (True,) in [row for match in matches for row in match.fetchall()]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("n/a", "phone"), ("", "email"), (None, "name"), ("unknown@example.com", "email"), ("44 years", "age")],
+)
+def test_what_tells_nobody_is_not_looked_for(text: str | None, kind: str) -> None:
+    assert not is_identifying(text, kind)
+
+
+def test_texts_are_rewritten_caches_removed_and_all_else_left(tmp_path: Path) -> None:
+    home = Settings(shop="demo_shop", home=tmp_path, data=tmp_path / "source")
+    for name, content in {
+        "logs/run.log": b"a Ann Lee-Moore b\n" * 3,
+        "dbt/partial_parse.msgpack": b"\0ann lee-moore",
+        "dbt/graph.gpickle": b"\0nobody",
+        "meltano/meltano.db": b"\0Ann Lee-Moore",
+        "source/users.csv": b"Ann Lee-Moore",
+        "notes.txt": b"Ann Lee-Moore",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    search = Search([Value("Ann Lee-Moore", "name")])
+    files.erase(home, search)
+    assert (tmp_path / "logs/run.log").read_bytes() == b"a [erased] b\n" * 3
+    assert not (tmp_path / "dbt/partial_parse.msgpack").exists() and (tmp_path / "dbt/graph.gpickle").exists()
+    # What another program keeps, or nobody knows, is not ours to change: it is said.
+    left = [path.relative_to(tmp_path) for path in files.all_files(home) if files.contains(path, search)]
+    assert sorted(map(str, left)) == ["meltano/meltano.db", "notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("users", "message"),
+    [
+        (["anna"], "'anna' is no user's id: the ids of this shop are whole numbers"),
+        (["-1"], "-1 is the unknown user, which is nobody"),
+        ([" "], "' ' is no user's id"),
+        (["17"], "has no batches; check WAREHOUSE_HOME"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    users: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WAREHOUSE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WAREHOUSE_SHOP", "demo_shop")
+    monkeypatch.setattr(sys, "argv", ["erase-user", *users, "--apply"])
+    assert command.main() == 1
+    said = capsys.readouterr()
+    assert said.out == "" and message in said.err and said.err.count("\n") == 1
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_shop_without_personal_data_has_nothing_to_erase(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WAREHOUSE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WAREHOUSE_SHOP", "online_retail")
+    monkeypatch.setattr(sys, "argv", ["erase-user", "17850", "--apply"])
+    assert command.main() == 0
+    assert "online_retail has no personal data" in capsys.readouterr().out
