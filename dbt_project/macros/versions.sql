@@ -19,7 +19,9 @@
     {%- set versions = staging(entity) -%}
     {%- set order_of_versions -%}
         _database_load_id desc nulls last, _database_sequence desc nulls last,
-        _version_at desc nulls last, {{ in_byte_order('_row_hash') }} desc nulls last, _load_id desc, _sequence desc nulls last,
+        _version_at desc nulls last, {{ in_byte_order('_row_hash') }} desc nulls last,
+        _load_id desc,
+        _sequence desc nulls last,
         _occurrence desc nulls last, {{ in_byte_order('_source_file') }} desc nulls last
     {%- endset -%}
     with
