@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ingestion.erased import Erased
 from ingestion.lake import Batch, Lake, identifier, literal, row_hash_sql
 from ingestion.taps.file_config import FileStreamConfig
 from ingestion.taps.file_reading import LINE_NUMBER, RECORDS, REJECTS, ROW_HASH, FileFault, FileView
@@ -25,6 +26,7 @@ from ingestion.taps.file_sure import unsure_columns
 _ROWS = "file_rows"
 _QUARANTINE = "file_quarantine"
 _COMPARED_AT_ONCE = 1 << 24
+_REJECTS_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,35 @@ def quarantine_broken(con: duckdb.DuckDBPyConnection, config: FileStreamConfig, 
         con.execute(f"delete from {RECORDS} where {LINE_NUMBER} in (select line_number from {REJECTS})")
 
 
+def erase_records(
+    con: duckdb.DuckDBPyConnection, config: FileStreamConfig, columns: Sequence[str], erased: Erased
+) -> None:
+    """Take what is personal of erased persons out of `records`, and give those the hash of what is left."""
+    persons = erased.rows_of(config.stream.id)
+    number = persons and persons.number_column(columns)
+    personal = persons.personal(columns) if persons else []
+    if persons and number and personal:
+        is_erased = erased.is_erased_sql(persons, number)
+        nulls = ", ".join(f"{identifier(name)} = null" for name in personal)
+        con.execute(f"update {RECORDS} set {nulls} where {is_erased}")
+        con.execute(f"update {RECORDS} set {ROW_HASH} = {row_hash_sql(columns)} where {is_erased}")
+
+
+def erase_rejects(con: duckdb.DuckDBPyConnection, config: FileStreamConfig, erased: Erased) -> None:
+    """Take what is personal of erased persons out of `rejects`."""
+    changed = []
+    rejects = con.execute(f"select line_number, payload from {REJECTS}")
+    while chunk := rejects.fetchmany(_REJECTS_AT_ONCE):
+        for number, payload in chunk:
+            if (left := erased.payload(config.stream.id, payload)) != payload:
+                changed.append((number, left))
+    if changed:
+        numbers, payloads = zip(*changed, strict=True)
+        con.register("erased_rejects", pa.table({"number": numbers, "left_over": payloads}))
+        con.execute(f"update {REJECTS} set payload = left_over from erased_rejects where line_number = number")
+        con.unregister("erased_rejects")
+
+
 def write_batch(
     con: duckdb.DuckDBPyConnection,
     lake: Lake,
@@ -142,6 +173,7 @@ def write_at_once(
     extracted_at: datetime,
     sha256: Future[str],
     check_unchanged: Callable[[], None],
+    erased: Erased | None = None,
 ) -> Batch | None:
     """Write a new file as its batch in one pass, from reader to lake, without ever holding it.
 
@@ -152,7 +184,8 @@ def write_at_once(
     # A small file costs what its query costs to plan, so there is one, and no view. No record with a NUL stays.
     given = [*view.columns, *([LINE_NUMBER] if view.is_numbered else []), ROW_HASH]
     names = [*map(identifier, given[:-1]), f"{row_hash_sql(view.columns, texts=True)} as {ROW_HASH}"]
-    rows = f"select {', '.join(names)} from ({view.query})"
+    source = erased.sql(config.stream.id, f"({view.query})", view.columns) if erased else view.query
+    rows = f"select {', '.join(names)} from ({source})"
     if config.deleted_at in view.columns:
         rows = _versions_sql(config, view.columns, rows)
         given += ["_sdc_deleted_at", "_sdc_operation"]
@@ -176,6 +209,8 @@ def write_at_once(
                     yield chunk.append_column("_sdc_occurrence", pa.repeat(one, len(chunk)))
                 if not view.is_exact.result() or fingerprints.repeat():
                     raise _NotSimple
+                if erased:
+                    erase_rejects(checks, config, erased)
                 sha256.result()
                 check_unchanged()
 

@@ -35,6 +35,8 @@ from ingestion.taps.file_versions import (
     History,
     SourceFile,
     drop_relations,
+    erase_records,
+    erase_rejects,
     quarantine_broken,
     write_at_once,
     write_batch,
@@ -112,6 +114,7 @@ class FileStream(LakeStream):
                 lake.lock(self.lake_stream),
                 Workplace.at(lake.root / WORK / self.name, self.config["memory_limit"]) as workplace,
             ):
+                self._prepare(workplace)
                 lake.remove_orphans(self.lake_stream)
                 for batch in self._batches(lake, workplace):
                     # The SDK writes the state right after the batch's message.
@@ -119,6 +122,11 @@ class FileStream(LakeStream):
                     yield batch_config.encoding, [batch.file.as_uri()]
         except UserError as error:
             self.fault(error)
+
+    def _prepare(self, workplace: Workplace) -> None:
+        """Make the workplace able to tell whose rows are of erased persons."""
+        if self.lake_tap.erased:
+            self.lake_tap.erased.install(workplace.con)
 
     def _batches(self, lake: Lake, workplace: Workplace) -> Iterator[Batch]:
         manifest = lake.manifest(self.lake_stream)
@@ -227,6 +235,7 @@ class FileStream(LakeStream):
                 extracted_at,
                 sha256,
                 lambda: _check_unchanged(path, file),
+                self.lake_tap.erased,
             )
             if batch:
                 self._remember(view.columns)
@@ -256,7 +265,11 @@ class FileStream(LakeStream):
             deselected=self._deselected,
         )
         _check_unchanged(path, file)
+        if erased := self.lake_tap.erased:
+            erase_records(workplace.con, self.file_config, columns, erased)
         quarantine_broken(workplace.con, self.file_config, columns)
+        if erased:
+            erase_rejects(workplace.con, self.file_config, erased)
         self._remember(columns)
         return columns
 
@@ -269,6 +282,7 @@ class FileStream(LakeStream):
             tempfile.TemporaryDirectory(prefix="tap-files-") as folder,
             Workplace.at(Path(folder) / WORK, self.config["memory_limit"]) as workplace,
         ):
+            self._prepare(workplace)
             for path, name in self._known_first(History()):
                 try:
                     file = _source_file(path, name)

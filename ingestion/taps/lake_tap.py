@@ -22,7 +22,8 @@ from singer_sdk.helpers._util import load_json
 from singer_sdk.helpers.capabilities import PluginCapabilities, TapCapabilities
 from singer_sdk.plugin_base import SingerCommand, _ConfigInput
 
-from ingestion import lifeline, settings
+from ingestion import erased, lifeline, settings
+from ingestion.erased import Erased
 from ingestion.errors import UserError
 from ingestion.lake import UNFINISHED, Batch, Lake, Stream
 
@@ -126,6 +127,11 @@ class LakeTap(Tap):
         """The lake that batches go to; None with `wire: records`."""
         return Lake(self.path("lake_path", settings.load().lake)) if self.config["wire"] == "lake" else None
 
+    @cached_property
+    def erased(self) -> Erased | None:
+        """Whose personal data does not come back; None where nobody was erased. Raises UserError for a damaged list."""
+        return erased.load(settings.load())
+
     def path(self, setting: str, default: Path) -> Path:
         """The path that a setting says, from the project's root."""
         value = self.config.get(setting)
@@ -133,6 +139,8 @@ class LakeTap(Tap):
 
     def fault(self, message: str) -> None:
         """Report what cannot be taken up."""
+        if self.erased:
+            message = self.erased.text(message)
         self.faults.append(message)
         self.logger.error("%s", message)
 
@@ -160,6 +168,7 @@ class LakeTap(Tap):
             catalog=None if catalog is None else load_json(catalog.read()),
             parse_env_config=config.parse_env,
         )
+        _ = tap.erased  # Refuse before the first row what would let an erased person come back.
         tap.sync_all()
         if tap.faults:
             raise UserError(

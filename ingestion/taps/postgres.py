@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +23,14 @@ from ingestion.lake import Batch, Stream, first_line, identifier, literal
 from ingestion.taps.lake_tap import BOOKMARK, ENCODING, LAKE_PATH, LakeStream, LakeTap
 from ingestion.taps.postgres_catalog import Table, discover
 from ingestion.taps.postgres_connection import DatabaseError, Server
-from ingestion.taps.postgres_extracts import Extract, Options, TableLake, select_query, without_null_keys
+from ingestion.taps.postgres_extracts import (
+    Extract,
+    Options,
+    TableLake,
+    select_query,
+    without_erased,
+    without_null_keys,
+)
 from ingestion.taps.postgres_incremental import IncrementalExtract, clock, low_end
 from ingestion.taps.postgres_reading import Snapshot
 from ingestion.taps.postgres_records import record_columns, records
@@ -59,7 +67,7 @@ class PostgresStream(LakeStream):
     def schema(self) -> dict[str, Any]:
         """All columns that may be read, in the types of the wire."""
         tap = self.postgres_tap
-        return {"type": "object", "properties": {item.name: tap.property_schema(item) for item in self.table.columns}}
+        return {"type": "object", "properties": {item.name: tap.property_schema(item) for item in self._table_columns}}
 
     @property
     def effective_schema(self) -> dict[str, Any]:
@@ -129,8 +137,17 @@ class PostgresStream(LakeStream):
         """The selected columns; keys and the replication key always are."""
         always = {*self.primary_keys, self.replication_key}
         return [
-            column for column in self.table.columns if column.name in always or self.mask[("properties", column.name)]
+            column for column in self._table_columns if column.name in always or self.mask[("properties", column.name)]
         ]
+
+    @property
+    def _table_columns(self) -> Sequence[Column]:
+        """The table's columns. What is personal may be null, whatever the table says: that of erased persons is."""
+        erased, columns = self.postgres_tap.erased, self.table.columns
+        persons = erased and erased.rows_of(self.lake_stream.id)
+        if not persons:
+            return columns
+        return [replace(each, nullable=each.nullable or bool(persons.personal([each.name]))) for each in columns]
 
     @cached_property
     def lake_table(self) -> TableLake:
@@ -147,6 +164,7 @@ class PostgresStream(LakeStream):
             conditions=self._conditions,
             sync_started_at=tap.initialized_at,
             logger=self.logger,
+            erased=tap.erased,
         )
 
     def _generate_schema_messages(self) -> Iterator[SchemaMessage]:
@@ -330,6 +348,7 @@ class PostgresStream(LakeStream):
             query = select_query(self.table, columns, conditions) + order
             for rows in snapshot.read([query]):
                 converted = without_null_keys(columns, self.primary_keys, adbc_to_lake(columns, rows))
+                converted = without_erased(self.postgres_tap.erased, self.lake_stream.id, converted)
                 yield from records(self.name, columns, converted, json_as_object=self.config["json_as_object"])
 
     def _increment_stream_state(

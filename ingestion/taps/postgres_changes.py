@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from ingestion.errors import UserError
 from ingestion.lake import Batch, connect, identifier, literal, make_folder
 from ingestion.taps.postgres_connection import Server
-from ingestion.taps.postgres_extracts import TableLake
+from ingestion.taps.postgres_extracts import TableLake, without_erased
 from ingestion.taps.postgres_log import Change, LogColumn, Relation, Rows, Texts, decode
 from ingestion.taps.postgres_types import Column, Converted, Unfit, payload, text_to_arrow
 
@@ -262,6 +262,7 @@ class ChangedTable:
             converted = self._filled(converted, sources, lookups, texts, count)
         if uncertain.any():
             converted = self._without(converted, uncertain, texts)
+        converted = without_erased(self.target.erased, self.target.stream.id, converted)
         kept = np.arange(count) if converted.kept is None else converted.kept.to_numpy()
         is_delete = versions.is_delete[kept]
         deleted_at = committed.take(pa.array(versions.changes[kept], mask=~is_delete))
@@ -398,6 +399,9 @@ class ChangedTable:
             filled = both.take(pa.array(np.where(is_found, source - count + rows.num_rows, own)))
             name = self.columns[number].name
             rows = rows.set_column(number, self.target.schema.field(number), filled)
+            if (is_erased := self._is_erased(rows, name)) is not None:
+                # Of an erased person the lake has none, and the version is whole without it.
+                is_found &= ~is_erased
             for row in np.flatnonzero(is_found & ~filled.is_valid().to_numpy(zero_copy_only=False)).tolist():
                 lost.setdefault(row, name)
         if not lost:
@@ -411,6 +415,15 @@ class ChangedTable:
         stay = np.ones(rows.num_rows, bool)
         stay[list(lost)] = False
         return Converted(rows.filter(pa.array(stay)), unfit, pa.array(places[stay]))
+
+    def _is_erased(self, rows: pa.RecordBatch, name: str) -> np.ndarray | None:
+        """Of which rows a column is not to be had, being personal; None: of none."""
+        erased, stream = self.target.erased, self.target.stream.id
+        persons = erased and erased.rows_of(stream)
+        if not erased or not persons or not persons.personal([name]):
+            return None
+        mask = erased.mask(stream, rows)
+        return None if mask is None else mask.to_numpy(zero_copy_only=False)
 
     # Versions before
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ingestion.erased import Erased
 from ingestion.errors import UserError
 from ingestion.lake import Batch, Lake, Stream, Workplace, identifier, literal
 from ingestion.lake.arrow_writer import BATCH_ROWS, ArrowWriter
@@ -61,7 +62,8 @@ class Counts:
 class TableLake:
     """One stream's side of the lake: its batches, its columns as the lake keeps them, and the writer of new ones.
 
-    `columns` are those selected; `conditions` are SQL that every row meets. The caller holds the stream's lock.
+    `columns` are those selected; `conditions` are SQL that every row meets; `erased` says what does not come back. The
+    caller holds the stream's lock.
     """
 
     lake: Lake
@@ -73,6 +75,7 @@ class TableLake:
     sync_started_at: int
     logger: logging.Logger
     conditions: Sequence[str] = ()
+    erased: Erased | None = None
     counts: Counts = field(default_factory=Counts)
 
     @cached_property
@@ -153,7 +156,16 @@ class TableLake:
     def converted(self, rows: pa.RecordBatch) -> Converted:
         """Rows of ADBC in the lake's types; those without key do not fit."""
         self.counts.read += rows.num_rows
-        return without_null_keys(self.lake_columns, self.keys, adbc_to_lake(self.lake_columns, rows))
+        converted = without_null_keys(self.lake_columns, self.keys, adbc_to_lake(self.lake_columns, rows))
+        return without_erased(self.erased, self.stream.id, converted)
+
+
+def without_erased(erased: Erased | None, stream: str, converted: Converted) -> Converted:
+    """Take what is personal of erased persons out of rows, those that do not fit among them."""
+    if erased is None:
+        return converted
+    unfit = [replace(bad, payload=erased.payload(stream, bad.payload)) for bad in converted.unfit]
+    return Converted(erased.arrow(stream, converted.rows), unfit, converted.kept)
 
 
 def without_null_keys(columns: Sequence[Column], keys: Sequence[str], converted: Converted) -> Converted:

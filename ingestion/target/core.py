@@ -7,7 +7,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,9 @@ from singer_sdk.exceptions import InvalidRecord, MissingKeyPropertiesError
 from singer_sdk.singerlib.json import deserialize_json, serialize_json
 
 from ingestion import settings
+from ingestion.erased import Erased
 from ingestion.errors import UserError
-from ingestion.lake import Batch, Lake, Stream, connect, first_line, identifier, read_batches
+from ingestion.lake import Batch, Lake, Stream, connect, first_line, identifier, read_batches, row_hash
 from ingestion.lake.column_types import json_value
 from ingestion.lake.definition import write_definition
 from ingestion.target.records import BadRecord, Limits, RecordSchema, Row
@@ -157,12 +158,13 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What the loaders of a run share. `started_at_ms` is in milliseconds since 1970."""
+    """What the loaders of a run share. `started_at_ms` is in milliseconds since 1970; what is `erased` stays away."""
 
     engine: Engine
     lake: Lake
     options: Options
     started_at_ms: int
+    erased: Erased | None
 
     @cached_property
     def scratch(self) -> duckdb.DuckDBPyConnection:
@@ -248,7 +250,7 @@ class Loader:
         A bad one goes to quarantine, or raises MissingKeyPropertiesError or InvalidRecord under `on_bad_record: fail`.
         """
         try:
-            row = self.schema.row(record)
+            row = self.row(record)
         except BadRecord as error:
             if self.context.options.on_bad_record == "fail":
                 where = f"stream {self.stream.id}, column {error.column}: {error.reason}"
@@ -257,11 +259,20 @@ class Loader:
                 name: value for name, value in record.items() if value is not None or not name.startswith("_sdc_")
             }
             text = serialize_json(payload)
+            if self.context.erased:
+                text = self.context.erased.payload(self.stream.id, text)
             self._pending.bad.append((error.reason, error.column, text))
             self._pending.characters += len(text)
             return
         self._pending.rows.append(row)
         self._pending.characters += sum(len(value) for value in row.values.values() if value)
+
+    def row(self, record: dict[str, Any]) -> Row:
+        """Check and convert a record. What is personal of an erased person is no more in its row. Raises BadRecord."""
+        row = self.schema.row(record)
+        erased = self.context.erased
+        values = erased.record(self.stream.id, row.values) if erased else row.values
+        return row if values is row.values else replace(row, values=dict(values), hash=row_hash(values))
 
     def flush(self, *, batch_id: str | None = None, kind: str = "record") -> None:
         """Load what is pending as one batch."""
@@ -454,12 +465,12 @@ class Loader:
 class Run:
     """One run of the target: a loader per stream, and the end of it."""
 
-    def __init__(self, engine: Engine, lake: Lake, options: Options, started_at_ms: int) -> None:
+    def __init__(self, engine: Engine, lake: Lake, options: Options, started_at_ms: int, erased: Erased | None) -> None:
         self.engine = engine
         self.lake = lake
         self.options = options
         self.loaders: dict[Stream, Loader] = {}
-        self._context = Context(engine, lake, options, started_at_ms)
+        self._context = Context(engine, lake, options, started_at_ms, erased)
         self._sync_id = uuid.uuid4().hex
 
     def loader(self, stream_id: str) -> Loader:

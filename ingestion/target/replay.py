@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 from singer_sdk.singerlib.json import deserialize_json
 
-from ingestion import settings
+from ingestion import erased, settings
 from ingestion.errors import UserError
 from ingestion.lake import Lake, Stream, connect, first_line
 from ingestion.taps.file_config import FileStreamConfig, load_streams
@@ -73,7 +73,7 @@ def _replay_chunk(
         if each.quarantine_id not in records:
             continue
         try:
-            row = loader.schema.row(records[each.quarantine_id])
+            row = loader.row(records[each.quarantine_id])
         except BadRecord:
             continue  # It keeps the reason it has.
         ids.append(each.quarantine_id)
@@ -159,8 +159,9 @@ def main() -> None:
         files = (
             {config.stream: config for config in load_streams(home.streams_file)} if home.streams_file.exists() else {}
         )
+        list_of_erased = erased.load(home)
         engine = open_warehouse(home, memory_limit="1GB", threads=2)
-        run = Run(engine, Lake(home.lake), Options(), time.time_ns() // 1_000_000)
+        run = Run(engine, Lake(home.lake), Options(), time.time_ns() // 1_000_000, list_of_erased)
         try:
             results = replay(run, files)
         finally:

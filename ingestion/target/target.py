@@ -26,7 +26,7 @@ from singer_sdk.plugin_base import _ConfigInput
 from singer_sdk.singerlib.exceptions import InvalidInputLine
 from singer_sdk.singerlib.json import deserialize_json
 
-from ingestion import lifeline, settings
+from ingestion import erased, lifeline, settings
 from ingestion.errors import UserError
 from ingestion.lake import METADATA_COLUMNS, UNFINISHED, Lake, first_line
 from ingestion.target.core import Options, Run
@@ -210,6 +210,7 @@ class TargetWarehouse(Target):
         """The run, which opens the warehouse when first asked for."""
         if self._run is None:
             home = settings.load()
+            list_of_erased = erased.load(home)
             options = {name: self.config[name] for name in Options.__dataclass_fields__ if name in self.config}
             lake = Lake(Path(self.config.get("lake") or home.lake).resolve())
             engine = open_warehouse(
@@ -220,7 +221,7 @@ class TargetWarehouse(Target):
                 memory_limit=self.config.get("memory_limit", "256MB"),
                 threads=self.config.get("threads", 2),
             )
-            self._run = Run(engine, lake, Options(**options), self.initialized_at)
+            self._run = Run(engine, lake, Options(**options), self.initialized_at, list_of_erased)
         return self._run
 
     def _process_state_message(self, message_dict: dict[str, Any]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ingestion.erased import Erased, Persons
@@ -23,7 +26,7 @@ from tests.integration.test_lake_commands import Warehouse
 USERS = Stream("crm", "users")
 PERSONAL = ("name", "email", "phone", "age")
 PERSONS = Persons("user_id", PERSONAL, is_integer=True)
-FORMATS = {"csv": "users/*.csv", "jsonl": "users/*.jsonl"}
+FORMATS = ("csv", "jsonl")
 
 
 class Crm(Shop):
@@ -33,7 +36,7 @@ class Crm(Shop):
         super().__init__(
             root,
             name="crm-users",
-            path=FORMATS[kind],
+            path=f"users/*.{kind}",
             format=kind,
             keys=["user_id"],
             columns={"user_id": "integer", "age": "integer", "updated_at": "timestamp"},
@@ -51,7 +54,11 @@ class Crm(Shop):
         assert run.faults == []
         self.state = run.state
 
-    def written(self, users: list[dict | str]) -> str:
+    def written(self, users: list[dict | str]) -> str | bytes:
+        if self.kind == "parquet":
+            output = io.BytesIO()
+            pq.write_table(pa.Table.from_pylist(users), output)
+            return output.getvalue()
         if self.kind == "jsonl":
             return "".join(f"{each if isinstance(each, str) else json.dumps(each)}\n" for each in users)
         lines = [",".join(user(0))]
