@@ -98,6 +98,21 @@ def publish(home: Settings) -> tuple[Published, bool]:
         return publisher.run(publisher.publish)
 
 
+def publish_alone(home: Settings) -> int:
+    """Publish the marts of the last build in tables of their own, and remove all other versions with their tables.
+
+    So that nothing of them is left in the database's files. Returns how many were removed. Raises UserError as
+    `publish` does, and when a reader goes on to use a version of before.
+    """
+    with _connected() as connection:
+        _take_turn(connection)
+        publisher = _Publisher(home, connection)
+        before = publisher.versions()
+        publisher.run(lambda: publisher.publish(anew=True))
+        publisher.run(publisher.drop_before)
+        return before
+
+
 def bring_back(home: Settings, number: int | None = None) -> Published:
     """Publish a kept version again: the one of this number, or else the one before the published one.
 
@@ -183,8 +198,24 @@ class _Publisher:
             print(f"warehouse-publish: not cleaned yet, the next publish does: {_said(error)}", file=sys.stderr)
         return done
 
-    def publish(self) -> tuple[Published, bool]:
-        """See the module's `publish`."""
+    def versions(self) -> int:
+        """How many versions there are."""
+        return len(self._kept())
+
+    def drop_before(self) -> None:
+        """Remove the tables of before the last that were made anew."""
+        self._run("set local lock_timeout = {}", sql.Literal(_WAIT_FOR_BUILD))
+        try:
+            if self._exists(_BEFORE):
+                self._drop(_BEFORE)
+        except errors.LockNotAvailable:
+            raise UserError(
+                "A reader goes on to use the version of before, which is to go: let its transaction end (see pg_locks),"
+                " then do the same again."
+            ) from None
+
+    def publish(self, *, anew: bool = False) -> tuple[Published, bool]:
+        """See the module's `publish`; `anew`: into new tables, whatever the columns, and the same build again too."""
         hidden, staying = disguise(self.home), versions_kept() - 1
         built, personal = noted = self._noted()
         self._connection.commit()
@@ -194,7 +225,7 @@ class _Publisher:
         build = audited_build(self.rows, self.home.shop)
         current, kept = self.current(), self._kept()
         form = hidden.form(personal)
-        if current and (current.invocation_id, current.personal_data) == (build.invocation_id, form):
+        if not anew and current and (current.invocation_id, current.personal_data) == (build.invocation_id, form):
             return current, False
         if not built:
             raise UserError(f"No mart was built. {BUILD_FIRST}")
@@ -208,7 +239,7 @@ class _Publisher:
             ]
             for mart in built
         }
-        is_alike = columns == self._published_columns() and len(self._slots(_NOW)) == staying + 2
+        is_alike = not anew and columns == self._published_columns() and len(self._slots(_NOW)) == staying + 2
         generation = _NOW if is_alike else _NEXT
         if not is_alike:
             self._make(_NEXT, columns, staying + 2)

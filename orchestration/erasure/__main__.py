@@ -38,10 +38,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("users", nargs="+", metavar="USER_ID", help="a user's number, as the shop has it")
     parser.add_argument("--apply", action="store_true", help="do it")
+    parser.add_argument(
+        "--administrator",
+        help="on a PostgreSQL server of your own: libpq's connection of its superuser or the database's owner, as in"
+        " 'host=db.example.com user=admin'; its password in PGPASSWORD or ~/.pgpass",
+    )
     return parser.parse_args(arguments)
 
 
-def run(users: list[str], apply: bool) -> int:
+def run(users: list[str], apply: bool, administrator: str | None = None) -> int:
     """Erase, or say what would be; 1 when something is left."""
     home = settings.load()
     tables = declared(home.shop)
@@ -57,7 +62,7 @@ def run(users: list[str], apply: bool) -> int:
         raise UserError(
             f"{home.lake} has no batches; check WAREHOUSE_HOME. Without its lake a warehouse cannot be made anew"
         )
-    erasure = Erasure(home, tables, persons_of)
+    erasure = Erasure(home, tables, persons_of, _parameters(administrator) if administrator else None)
     with only_run(home), erasure.alone():
         with erasure.warehouse.held():
             erasure.look(persons, keyed=apply)
@@ -75,6 +80,7 @@ def run(users: list[str], apply: bool) -> int:
         _step("raw", erasure.rebuild)
         _step("marts", erasure.build)
         _step("published versions", erasure.publish)
+        erasure.forget()
         with erasure.warehouse.held():
             verified = erasure.verify()
             certificate = erasure.end(verified)
@@ -107,6 +113,8 @@ def _conclude(home: Settings, erasure: Erasure, verified: dict, certificate: Pat
     """Print the certificate; 1 when something was found."""
     text = certificate.read_text()
     print(f"\nCertificate ({certificate}):\n{text}", end="")
+    for remark in erasure.remarks:
+        print(f"{remark}.")
     print(
         f"Not looked at, because it is the source's: {home.data}, and databases that tap-postgres reads. Whoever is"
         " erased there too cannot come back; whoever is not comes without personal data (docs/erasure.md)."
@@ -138,6 +146,16 @@ def _usable(user: str, persons: Persons, id_type: str) -> str:
     return persons.normalised(stripped)
 
 
+def _parameters(administrator: str) -> dict[str, str]:
+    import psycopg2.extensions  # Only who has a server needs it.
+
+    try:
+        return psycopg2.extensions.parse_dsn(administrator)
+    except psycopg2.ProgrammingError:
+        # Its message would repeat what it could not read, which may be a password.
+        raise UserError("--administrator cannot be read; write 'host=db.example.com user=admin'") from None
+
+
 def _id_type(shop: str) -> str:
     """`integer` or `text`: what the shop's ids of users are."""
     variables = yaml.safe_load((PROJECT_ROOT / "dbt_project" / "dbt_project.yml").read_text())["vars"]
@@ -149,7 +167,7 @@ def main() -> int:
     options = parse()
     try:
         with commands.interruptible():
-            return run(options.users, options.apply)
+            return run(options.users, options.apply, options.administrator)
     except (UserError, OSError, duckdb.Error) as error:
         text = str(error) if isinstance(error, UserError) else first_line(error)
         print(f"{PROGRAM}: {text}", file=sys.stderr)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ingestion.erased import Erased
 from ingestion.errors import UserError
 from ingestion.lake import Stream
 from ingestion.settings import PROJECT_ROOT
+from orchestration.erasure.values import Search
 
 _RAW = "raw_"
 
@@ -23,6 +25,18 @@ class PersonTable:
     stream: Stream
     person: str
     columns: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Whom and what an erasure looks for."""
+
+    tables: Collection[PersonTable]
+    persons: Collection[str]
+    """Their ids, in the form that the list hashes."""
+    listed: Erased
+    """A suppression list of them alone."""
+    search: Search
 
 
 def declared(shop: str, project: Path = PROJECT_ROOT / "dbt_project") -> list[PersonTable]:

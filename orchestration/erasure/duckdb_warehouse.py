@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -17,7 +17,7 @@ from ingestion.settings import Settings
 from ingestion.target.duckdb import open_existing
 from ingestion.target.rebuild import REBUILT, rebuild
 from orchestration import publish_duckdb
-from orchestration.erasure.declaration import PersonTable
+from orchestration.erasure.declaration import PersonTable, Wanted
 from orchestration.erasure.values import MARK, Search
 from orchestration.publish_duckdb import opened, published_version, wal
 
@@ -71,18 +71,17 @@ class DuckDBWarehouse:
         """Whether readers have a version."""
         return self._home.published_file.exists()
 
-    def count(self, tables: Collection[PersonTable], erased: Erased, search: Search) -> dict[str, int]:
-        """By place: the rows that have something of the list's persons, or any of the values."""
+    def count(self, wanted: Wanted) -> dict[str, int]:
+        """By place: the rows that have something of the persons, or any of the values."""
         counts: dict[str, int] = {}
         if self._home.warehouse_file.exists():
             with open_existing(self._home.warehouse_file, read_only=False) as connection:
-                erased.install(connection)
-                for table in tables:
-                    relation = f"{identifier(table.stream.schema)}.{identifier(table.stream.name)}"
-                    counts[f"raw: {relation}"] = _personal_rows(connection, relation, table, erased)
+                wanted.listed.install(connection)
+                for table in wanted.tables:
+                    counts[f"raw: {table.stream.id}"] = _personal_rows(connection, table, wanted.listed)
                 for name in ("quarantine", *HISTORY):
                     if _has_rows(connection, "ops", name):
-                        counts[f"ops.{name}"] = sum(_matches(connection, f"ops.{name}", search).values())
+                        counts[f"ops.{name}"] = sum(_matches(connection, f"ops.{name}", wanted.search).values())
         return counts
 
     def rebuild(self, lake: Lake, search: Search) -> None:
@@ -114,20 +113,23 @@ class DuckDBWarehouse:
                 file.unlink()
         return len(versions - {str(current.version)})
 
-    def search(self, tables: Collection[PersonTable], erased: Erased, search: Search) -> tuple[list[str], int]:
+    def forget(self, administrator: Mapping[str, str] | None) -> list[str]:
+        """Nothing: what is replaced is gone."""
+        return []
+
+    def search(self, wanted: Wanted) -> tuple[list[str], int]:
         """Where anything of the persons or any of the values still is, and how many columns were looked at."""
         found, columns = [], 0
         for name, file in self._databases():
             with _reading(file) as connection:
                 connection.execute("set TimeZone = 'UTC'")
-                erased.install(connection)
+                wanted.listed.install(connection)
                 if name == "warehouse":
-                    for table in tables:
-                        relation = f"{identifier(table.stream.schema)}.{identifier(table.stream.name)}"
-                        if rows := _personal_rows(connection, relation, table, erased):
-                            found.append(f"{name}: {relation}: {rows} rows of the person")
+                    for table in wanted.tables:
+                        if rows := _personal_rows(connection, table, wanted.listed):
+                            found.append(f"raw: {table.stream.id}: {rows} rows of the persons")
                 for schema, table_name in _tables(connection):
-                    matches = _matches(connection, f"{identifier(schema)}.{identifier(table_name)}", search)
+                    matches = _matches(connection, f"{identifier(schema)}.{identifier(table_name)}", wanted.search)
                     columns += len(matches)
                     found += [
                         f"{name}: {schema}.{table_name}.{column}: {count} rows"
@@ -190,8 +192,9 @@ def _cleaned(column: str, kind: str, search: Search) -> str:
     return f"{value} as {identifier(column)}"
 
 
-def _personal_rows(connection: duckdb.DuckDBPyConnection, relation: str, table: PersonTable, erased: Erased) -> int:
+def _personal_rows(connection: duckdb.DuckDBPyConnection, table: PersonTable, erased: Erased) -> int:
     """Rows of the list's persons in which anything is personal."""
+    relation = f"{identifier(table.stream.schema)}.{identifier(table.stream.name)}"
     try:
         names = [row[0] for row in connection.execute(f"describe from {relation}").fetchall()]
     except duckdb.CatalogException:  # Nothing was loaded yet.

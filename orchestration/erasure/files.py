@@ -63,8 +63,8 @@ def contains(path: Path, search: Search) -> bool:
                 if search.is_in(overlap + chunk):
                     return True
                 overlap = chunk[-search.most_bytes :]
-    except FileNotFoundError:
-        pass
+    except (FileNotFoundError, IsADirectoryError):
+        return False
     return False
 
 

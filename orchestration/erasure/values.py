@@ -92,6 +92,13 @@ class Search:
         array = pa.array([content], pa.large_binary())
         return any(pc.match_substring_regex(array, pattern=f"(?i){pattern}")[0].as_py() for pattern in self.patterns)
 
+    def is_in_texts(self, texts: Iterable[str | None]) -> bool:
+        """Whether any of the values is in texts of a column."""
+        array = pa.array(["\n".join(text for text in texts if text)], pa.large_string())
+        return any(
+            pc.match_substring_regex(array, pattern=f"(?i){pattern}")[0].as_py() for pattern in self.column_patterns
+        )
+
     def replaced(self, content: bytes) -> bytes:
         """The content with a mark for each of the values in it."""
         array = pa.array([content], pa.large_binary())

@@ -24,7 +24,7 @@ from ingestion.lake.definition import replace_file, streams
 from ingestion.lake.erasure import Found, find, redact
 from ingestion.settings import POSTGRES, Settings
 from orchestration.erasure import building, files
-from orchestration.erasure.declaration import PersonTable
+from orchestration.erasure.declaration import PersonTable, Wanted
 from orchestration.erasure.duckdb_warehouse import DuckDBWarehouse, search_files
 from orchestration.erasure.others import Others, held
 from orchestration.erasure.values import Search, Value, is_identifying
@@ -46,8 +46,8 @@ class Warehouse(Protocol):
     def is_published(self) -> bool:
         """Whether readers have a version."""
 
-    def count(self, tables: Collection[PersonTable], erased: Erased, search: Search) -> dict[str, int]:
-        """By place: the rows that have something of the list's persons, or any of the values; while held."""
+    def count(self, wanted: Wanted) -> dict[str, int]:
+        """By place: the rows that have something of the persons, or any of the values; while held."""
 
     def rebuild(self, lake: Lake, search: Search) -> None:
         """Make raw and ops anew from the lake; what tells of past runs is kept, without the values."""
@@ -58,7 +58,10 @@ class Warehouse(Protocol):
     def publish(self) -> int:
         """Publish the marts and remove all other versions; returns how many versions were removed."""
 
-    def search(self, tables: Collection[PersonTable], erased: Erased, search: Search) -> tuple[list[str], int]:
+    def forget(self, administrator: Mapping[str, str] | None) -> list[str]:
+        """Have the server forget what it keeps beside the tables; returns what it cannot, and what to do."""
+
+    def search(self, wanted: Wanted) -> tuple[list[str], int]:
         """Where anything of the persons or any of the values still is, and how many columns were looked at."""
 
 
@@ -99,8 +102,16 @@ class Pending:
 class Erasure:
     """One erasure: of these persons, and of those whose erasure did not end."""
 
-    def __init__(self, home: Settings, tables: Collection[PersonTable], streams_of: Mapping[str, Persons]) -> None:
+    def __init__(
+        self,
+        home: Settings,
+        tables: Collection[PersonTable],
+        streams_of: Mapping[str, Persons],
+        administrator: Mapping[str, str] | None = None,
+    ) -> None:
+        """`administrator`: libpq's parameters of one of PostgreSQL's server."""
         self.home = home
+        self._administrator = administrator
         self._tables = tables
         self._lake = Lake(home.lake)
         self._streams_of = streams_of
@@ -108,6 +119,8 @@ class Erasure:
         self._pending_file = home.home / "erasures" / "pending.json"
         self._list = Erased(b"\0" * 32)
         self.pending = Pending([])
+        self.remarks: list[str] = []
+        """What is not in our hands."""
         self.strangers: list[str] = []
         """Those of the persons of whom the lake has no row."""
 
@@ -146,7 +159,7 @@ class Erasure:
         self._count("lake: rows", sum(count for each in found for count in each.rows.values()))
         self._count("lake: files", sum(len(each.rows) + len(each.quarantined) for each in found))
         self._count("lake: quarantined records", sum(count for each in found for count in each.quarantined.values()))
-        for place, count in self.warehouse.count(self._tables, self._list, self._search).items():
+        for place, count in self.warehouse.count(self._wanted(self._search)).items():
             self._count(place, count)
         self._count("logs and the like", len(files.found(self.home, self._search)))
         self._known = known
@@ -160,6 +173,9 @@ class Erasure:
     def _search(self) -> Search:
         """For all values, also those that others share."""
         return Search(self.pending.values)
+
+    def _wanted(self, search: Search) -> Wanted:
+        return Wanted(self._tables, self.pending.persons, self._list, search)
 
     def _count(self, place: str, count: int) -> None:
         """What was there at first, however often the erasure was begun."""
@@ -201,6 +217,10 @@ class Erasure:
         if self.warehouse.is_published:
             self._count("published versions removed", self.warehouse.publish())
 
+    def forget(self) -> None:
+        """What a server keeps beside its tables."""
+        self.remarks = self.warehouse.forget(self._administrator)
+
     def verify(self) -> dict[str, Any]:
         """Look for what should be gone, everywhere; returns what was looked at, and as `found` where it still is."""
         search = Search(value for value in self.pending.values if not value.is_shared)
@@ -215,7 +235,7 @@ class Erasure:
                 )
                 found += [f"lake: {stream.id}.{column}: {count} rows" for column, count in matches.items()]
                 columns += looked_at
-        in_warehouse, looked_at = self.warehouse.search(self._tables, self._list, search)
+        in_warehouse, looked_at = self.warehouse.search(self._wanted(search))
         paths = [path for path in files.all_files(self.home) if path != self._pending_file]
         found += in_warehouse + [str(path) for path in paths if files.contains(path, search)]
         return {
@@ -239,6 +259,7 @@ class Erasure:
             "ended_at": now,
             "touched": self.pending.counts,
             "searched": dict(verified),
+            "remarks": self.remarks,
         }
         folder = self._pending_file.parent
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
+import pandas as pd
+import psycopg2
 import pytest
+from psycopg2.extensions import parse_dsn
 
+from orchestration.services import warehouse_database
+from orchestration.services.postgres import PostgresServer
 from tests import erasure
 from tests.erasure import User, erase, found_in_files
-from tests.pipeline import MART_KEYS, Pipeline, differences
+from tests.pipeline import MART_KEYS, ROOT, WALL_CLOCK_COLUMNS, Pipeline, differences
 
 SEED = 20
 STEPS = ("suppress", "clean_files", "redact_lake", "rebuild")
-"""After which the erasure is killed; the later ones only with `--full`: each of them costs a build."""
+"""After each the erasure is killed; the later ones only with `--full`: each of them costs a build."""
 LATER_STEPS = ("build", "publish", "verify")
+
+
+LOADS = (
+    "select source, stream, count(*), sum(rows_loaded), sum(rows_quarantined) from ops.loads group by 1, 2 order by 2"
+)
 
 
 class Shop:
     """A copy of the small demo shop, some of whose users are to be erased."""
 
     def __init__(self, built: Pipeline, folder: Path, count: int) -> None:
-        shutil.copytree(built.home, folder / "home", ignore=shutil.ignore_patterns("source", "truth"))
+        shutil.copytree(
+            built.home, folder / "home", ignore=shutil.ignore_patterns("source", "truth"), dirs_exist_ok=True
+        )
         shutil.copytree(built.home / "source", folder / "source")
         self.pipeline = Pipeline(folder / "home", data=folder / "source")
         self.everybody = erasure.users(folder / "source")
@@ -56,9 +71,18 @@ class Shop:
             "deleted_at": None,
         } | changes
 
-    def query(self, sql: str, file: str = "warehouse") -> list[tuple]:
-        with duckdb.connect(str(self.home / f"{file}.duckdb")) as connection:
+    def query(self, sql: str) -> list[tuple]:
+        """The rows of a query of the warehouse."""
+        with duckdb.connect(str(self.home / "warehouse.duckdb")) as connection:
             return connection.execute(sql).fetchall()
+
+    def marts(self) -> dict[str, pd.DataFrame]:
+        """All marts as built, as text."""
+        return self.pipeline.marts()
+
+    def found(self) -> list[str]:
+        """Where any of the values still is."""
+        return found_in_files(self.home, self.values)
 
     def leave_traces(self) -> None:
         """The persons in whatever place they can get to, beside those that the shop's files bring."""
@@ -71,12 +95,12 @@ class Shop:
         self.values |= {"broken.record@post.example.net", "0800 1234 98765", "0800123498765"}
         value = max(self.values)
         row = json.dumps({"user_id": person.id, "email": value.upper()})
-        with duckdb.connect(str(self.home / "warehouse.duckdb")) as connection:
-            connection.execute(
-                "insert into ops.failing_rows values ('x', 'a test', 'dim_users', 'error', ?, now())", [row]
-            )
-            connection.execute("update ops.model_runs set message = ?", [f"Conversion Error: '{value}' is no date"])
-            connection.execute("update ops.publishes set reason = ?", [value])
+        quoted = value.replace("'", "''")
+        self.query(
+            f"insert into ops.failing_rows values ('x', 'a test', 'dim_users', 'error', '{row}', now()) returning 1"
+        )
+        self.query(f"update ops.model_runs set message = 'Conversion Error: {quoted}!' returning 1")
+        self.query(f"update ops.publishes set reason = '{quoted}' returning 1")
         logs = self.home / "logs"
         logs.mkdir(exist_ok=True)
         told = [f"{each.title()} {json.dumps(each)} {json.dumps(json.dumps(each))}" for each in sorted(self.values)]
@@ -86,43 +110,107 @@ class Shop:
         (self.home / "tmp" / "spilled.tmp").write_text(value)
 
 
-@pytest.fixture
-def shop(built: Pipeline, tmp_path: Path, full: bool) -> Shop:
-    return Shop(built, tmp_path, 50 if full else 3)
+class ShopInPostgres(Shop):
+    """The same in a database of PostgreSQL, on a server as `scripts/services` starts it."""
+
+    def __init__(self, built: Pipeline, folder: Path, count: int, server: PostgresServer) -> None:
+        super().__init__(built, folder, count)
+        self.server = server
+        for file in self.home.glob("*.duckdb"):
+            file.unlink()
+        shutil.rmtree(self.home / "published")
+        warehouse_database.prepare(parse_dsn(server.dsn()), self.home / "services" / "pg_service.conf")
+        self.pipeline.extra_env["WAREHOUSE_ENGINE"] = "postgres"
+        self.pipeline.run("warehouse-lake", "rebuild")
+        self.build()
+        self.pipeline.run("warehouse-publish")
+
+    def build(self) -> None:
+        folder = str(ROOT / "dbt_project")
+        command = [ROOT / "scripts" / "dbt", "build", "--project-dir", folder, "--profiles-dir", folder]
+        subprocess.run(command, env=self.pipeline.env, check=True, capture_output=True)
+
+    def query(self, sql: str) -> list[tuple]:
+        connected = closing(psycopg2.connect(self.server.dsn("warehouse")))
+        with connected as connection, connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall()
+
+    def marts(self) -> dict[str, pd.DataFrame]:
+        found = {}
+        for name, keys in MART_KEYS.items():
+            columns = self.query(
+                "select column_name from information_schema.columns"
+                f" where table_schema = 'build' and table_name = '{name}' order by ordinal_position"
+            )
+            names = [column for (column,) in columns if column not in WALL_CLOCK_COLUMNS.get(name, [])]
+            shown = ", ".join(f"{column}::text" for column in names)
+            found[name] = pd.DataFrame(
+                self.query(f"select {shown} from build.{name} order by {', '.join(keys)}"), columns=names
+            )
+        return found
+
+    def found(self) -> list[str]:
+        tables = self.query(
+            "select format('%I.%I', nspname, relname) from pg_class"
+            " join pg_namespace on relnamespace = pg_namespace.oid"
+            " where relkind in ('r', 'm', 'v') and nspname <> 'information_schema'"
+            " and (nspname !~ '^pg_' or relname in ('pg_statistic', 'pg_stats'))"
+        )
+        found = []
+        for (table,) in tables:
+            text = "\n".join(row for (row,) in self.query(f"select lower(rows::text) from {table} as rows"))
+            found += [f"{table}: {value}" for value in self.values if value in text]
+        with closing(psycopg2.connect(self.server.dsn("warehouse"))) as connection:
+            connection.autocommit = True
+            connection.cursor().execute("checkpoint")
+        [(number,)] = self.query("select oid from pg_database where datname = 'warehouse'")
+        data = self.server.folder / "data"
+        for path in (*(data / "base" / str(number)).iterdir(), *(data / "pg_wal").iterdir()):
+            content = path.read_bytes().lower() if path.is_file() else b""
+            found += [f"{path}: {value}" for value in self.values if value.encode() in content]
+        return found + super().found()
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def shop(request: pytest.FixtureRequest, built: Pipeline, tmp_path: Path, full: bool) -> Iterator[Shop]:
+    count = 50 if full else 3
+    if request.param == "duckdb":
+        yield Shop(built, tmp_path, count)
+        return
+    folder = tmp_path / "home" / "services" / "postgres"
+    with PostgresServer.start(folder, durable=False, temporary=True) as server:
+        yield ShopInPostgres(built, tmp_path, count, server)
+    shutil.rmtree(server.folder)
 
 
 def test_nothing_of_erased_users_is_found_and_all_else_stays(shop: Shop, full: bool) -> None:
     shop.leave_traces()
-    before = shop.pipeline.marts()
-    counts = shop.query(
-        "select source, stream, count(*), sum(rows_loaded), sum(rows_quarantined) from ops.loads group by all"
-    )
-    history = shop.query("select invocation_id, unique_id, seconds from ops.model_runs order by all")
-    assert len(found_in_files(shop.home, shop.values)) > 3 * len(shop.values), "the search must find them before"
+    before = shop.marts()
+    counts = shop.query(LOADS)
+    history = shop.query("select invocation_id, unique_id, seconds from ops.model_runs")
+    assert len(shop.found()) > 3 * len(shop.values), "the search must find them before"
 
     for step in (*STEPS, *LATER_STEPS) if full else STEPS:
         assert erase(shop.pipeline, *shop.ids, "--apply", crash_after=step).returncode == 9
     done = erase(shop.pipeline, *shop.ids, "--apply")
     assert done.returncode == 0, done.stdout + done.stderr
 
-    assert found_in_files(shop.home, shop.values) == []
+    assert shop.found() == []
     assert not any(value in (done.stdout + done.stderr).lower() for value in shop.values)
     check_that_all_else_stays(shop, before)
-    assert counts == shop.query(
-        "select source, stream, count(*), sum(rows_loaded), sum(rows_quarantined) from ops.loads group by all"
-    )
+    assert shop.query(LOADS) == counts
     assert set(history) < set(shop.query("select invocation_id, unique_id, seconds from ops.model_runs"))
     assert shop.query("select distinct message from ops.model_runs where message like 'Conversion%'") == [
-        ("Conversion Error: '[erased]' is no date",)
+        ("Conversion Error: [erased]!",)
     ]
     assert "the lake is whole" in shop.pipeline.run("warehouse-lake", "check").stdout
     assert (shop.home / "logs" / "run.log").read_text().startswith("begin\n[erased] ")
-    assert list((shop.home / "published" / "versions").glob("*")) == []
     check_certificate(shop, done.stdout)
 
 
 def check_that_all_else_stays(shop: Shop, before: dict) -> None:
-    after = shop.pipeline.marts()
+    after = shop.marts()
     for marts in (before, after):
         for name in ("dim_users", "dim_users_history"):
             marts[name] = marts[name].drop(columns=["age", "is_age_imputed", "age_group"], errors="ignore")

@@ -1,0 +1,293 @@
+"""The warehouse in a database of PostgreSQL: what it has of a person, and how it is made anew without.
+
+Values are looked for here and not there: no statement has them, and so no log of the server. Tables are made anew
+(raw, the models, what is published) or rewritten (`vacuum full`: the ledger and the history of runs), because what
+PostgreSQL deletes stays in its files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+from psycopg2 import sql
+
+from ingestion import lifeline, postgres_service
+from ingestion.erased import Persons
+from ingestion.errors import UserError
+from ingestion.lake import Lake
+from ingestion.postgres_service import BUILD_LOCK, LOADER, PUBLISH_LOCK, RAW_LOCK, TRANSFORMER
+from ingestion.settings import Settings
+from ingestion.target.rebuild import rebuild
+from orchestration import publish_postgres
+from orchestration.erasure import administrator as administrator_of
+from orchestration.erasure import files
+from orchestration.erasure.declaration import PersonTable, Wanted
+from orchestration.erasure.values import Search
+
+_HISTORY = ("builds", "model_runs", "test_results", "failing_rows", "publishes")
+"""Tables of ops that dbt and publish write, which tell of the past."""
+_LEDGER = ("loads", "quarantine", "streams", "syncs")
+_FETCH_ROWS = 5_000
+_WAIT = "60s"
+_TABLES = """
+    select nspname, relname, array_agg(attname order by attnum), array_agg(typcategory::text order by attnum),
+        array_agg(typname::text order by attnum)
+    from pg_class
+    join pg_namespace on pg_namespace.oid = relnamespace
+    join pg_attribute on attrelid = pg_class.oid and attnum > 0 and not attisdropped
+    join pg_type on pg_type.oid = atttypid
+    where relkind in ('r', 'm') and nspname not like 'pg\\_%' and nspname <> 'information_schema'
+    group by nspname, relname
+    order by nspname, relname
+"""
+
+
+class PostgresWarehouse:
+    """The database of one warehouse. What its methods cannot do they raise as UserError."""
+
+    def __init__(self, home: Settings) -> None:
+        self._home = home
+        parameters = postgres_service.connection(TRANSFORMER)
+        self.name = f"the database {parameters.get('dbname', '')} of {parameters.get('host', 'PostgreSQL')}"
+
+    @contextlib.contextmanager
+    def _connected(self, role: str) -> Iterator[Any]:
+        """A cursor whose statements commit by themselves."""
+        parameters = postgres_service.connection(role)
+        try:
+            with contextlib.closing(postgres_service.connect(parameters, "erase-user")) as connection:
+                connection.autocommit = True
+                with connection.cursor() as cursor:
+                    cursor.execute("set time zone 'UTC'; set client_min_messages = error")
+                    cursor.execute(f"set idle_session_timeout = 0; set lock_timeout = '{_WAIT}'")
+                    yield cursor
+        except psycopg2.Error as error:
+            raise UserError(f"{self.name}: {postgres_service.one_line(error, parameters)}") from None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep loads, builds and publishes out. Raises UserError while one is at work."""
+        with self._connected(LOADER) as loader, self._connected(TRANSFORMER) as transformer:
+            for cursor, lock in ((loader, RAW_LOCK), (transformer, BUILD_LOCK), (transformer, PUBLISH_LOCK)):
+                try:
+                    lifeline.once_free(
+                        lambda cursor=cursor, lock=lock: _take(cursor, lock), lambda error: isinstance(error, _InUse)
+                    )
+                except _InUse:
+                    raise UserError(
+                        f"{self.name} is in use by another process (a run, a build or a publish); wait until it has"
+                        " ended, then run again"
+                    ) from None
+            yield
+
+    @property
+    def is_built(self) -> bool:
+        """Whether there are models to be made anew."""
+        with self._connected(TRANSFORMER) as cursor:
+            return _has_rows(cursor, "ops.builds")
+
+    @property
+    def is_published(self) -> bool:
+        """Whether readers have a version."""
+        with self._connected(TRANSFORMER) as cursor:
+            return _has_rows(cursor, "published.versions")
+
+    def count(self, wanted: Wanted) -> dict[str, int]:
+        """By place: the rows that have something of the persons, or any of the values."""
+        counts = {}
+        with self._connected(TRANSFORMER) as cursor:
+            for table in wanted.tables:
+                counts[f"raw: {table.stream.id}"] = _personal_rows(cursor, table, wanted)
+            for schema, name, *columns in _rows(cursor, _TABLES):
+                if schema == "ops" and name in (*_HISTORY, "quarantine"):
+                    counts[f"ops.{name}"] = sum(_matches(cursor, schema, name, columns, wanted.search).values())
+        return counts
+
+    def rebuild(self, lake: Lake, search: Search) -> None:
+        """Raw and the ledger from the lake, and the history of runs without the values; all in new files."""
+        with self._connected(TRANSFORMER) as cursor:
+            for schema, name, columns, categories, _ in _rows(cursor, _TABLES):
+                if schema == "ops" and name in _HISTORY:
+                    texts = [column for column, each in zip(columns, categories, strict=True) if each == "S"]
+                    _clean(cursor, name, texts, search)
+                    _rewrite(cursor, "ops", name)
+        rebuild(self._home, memory_limit="1GB", threads=2, report=lambda line: None, lake=lake)
+        with self._connected(LOADER) as cursor:
+            for schema, name, *_ in _rows(cursor, _TABLES):
+                if schema.startswith("raw_") or (schema == "ops" and name in _LEDGER):
+                    _rewrite(cursor, schema, name)
+
+    def drop_marts(self) -> None:
+        """Nothing: a build in full makes every table anew."""
+
+    def publish(self) -> int:
+        """Publish the marts and remove all other versions; returns how many were removed."""
+        return publish_postgres.publish_alone(self._home)
+
+    def forget(self, administrator: Mapping[str, str] | None) -> list[str]:
+        """Have the server forget what it keeps beside the tables; returns what it cannot, and what to do."""
+        return administrator_of.forget(self._home, administrator)
+
+    def search(self, wanted: Wanted) -> tuple[list[str], int]:
+        """Where anything of the persons or any of the values still is, and how many columns were looked at."""
+        found, looked_at = [], 0
+        with self._connected(TRANSFORMER) as cursor:
+            for table in wanted.tables:
+                if rows := _personal_rows(cursor, table, wanted):
+                    found.append(f"raw: {table.stream.id}: {rows} rows of the persons")
+            for schema, name, *columns in _rows(cursor, _TABLES):
+                if not _rows(cursor, "select has_table_privilege(%s, 'select')", _quoted(schema, name))[0][0]:
+                    found.append(f"{schema}.{name}: not ours, and not to be read by {TRANSFORMER}: look there yourself")
+                    continue
+                matches = _matches(cursor, schema, name, columns, wanted.search)
+                looked_at += len(matches)
+                found += [f"{schema}.{name}.{column}: {count} rows" for column, count in matches.items() if count]
+            # What PostgreSQL notes of columns to plan queries: their most common values.
+            for schema, name, column, *texts in _rows(
+                cursor,
+                "select schemaname, tablename, attname, most_common_vals::text, histogram_bounds::text from pg_stats",
+            ):
+                if wanted.search.is_in_texts(texts):
+                    found.append(f"statistics of {schema}.{name}.{column}")
+            found += [str(path) for path in self._own_files(cursor) if files.contains(path, wanted.search)]
+        return found, looked_at
+
+    def _own_files(self, cursor: Any) -> Iterator[Path]:
+        """The database's files and the log of changes, of a server of `scripts/services`: others are out of reach."""
+        server = administrator_of.own_server(self._home)
+        if server:
+            [(number,)] = _rows(cursor, "select oid from pg_database where datname = current_database()")
+            for folder in ("base", str(number)), ("pg_wal",):
+                yield from sorted((server.folder / "data").joinpath(*folder).glob("*"))
+
+
+class _InUse(Exception):
+    """Another process has a lock."""
+
+
+def _take(cursor: Any, lock: tuple[int, int]) -> None:
+    if not _rows(cursor, "select pg_try_advisory_lock(%s, %s)", *lock)[0][0]:
+        raise _InUse
+
+
+def _rows(cursor: Any, statement: str | sql.Composable, *values: Any) -> list[tuple[Any, ...]]:
+    cursor.execute(statement, values or None)
+    return cursor.fetchall()
+
+
+def _quoted(schema: str, name: str) -> str:
+    return ".".join('"' + part.replace('"', '""') + '"' for part in (schema, name))
+
+
+def _has_rows(cursor: Any, table: str) -> bool:
+    if _rows(cursor, "select to_regclass(%s) is null", table)[0][0]:
+        return False
+    return bool(_rows(cursor, f"select 1 from {table} limit 1"))
+
+
+def _personal_rows(cursor: Any, table: PersonTable, wanted: Wanted) -> int:
+    """Rows of the persons in which anything is personal."""
+    schema, name = table.stream.schema, table.stream.name
+    names = [
+        column
+        for (column,) in _rows(
+            cursor,
+            "select column_name from information_schema.columns where table_schema = %s and table_name = %s",
+            schema,
+            name,
+        )
+    ]
+    persons = wanted.listed.streams[table.stream.id]
+    number, personal = persons.number_column(names), persons.personal(names)
+    if number is None or not personal:
+        return 0
+    _send(cursor, "wanted_persons", wanted.persons)
+    [(count,)] = _rows(
+        cursor,
+        sql.SQL("select count(*) from {} where ({}) and {} in (select value from pg_temp.wanted_persons)").format(
+            sql.Identifier(schema, name),
+            sql.SQL(" or ").join(sql.SQL("{} is not null").format(sql.Identifier(each)) for each in personal),
+            _normalised(sql.Identifier(number), persons),
+        ),
+    )
+    return count
+
+
+def _normalised(column: sql.Identifier, persons: Persons) -> sql.Composable:
+    """A person's number as `Persons.normalised` gives it."""
+    text = sql.SQL("btrim({}::text, E' \\t\\n\\r')").format(column)
+    if not persons.is_integer:
+        return text
+    return sql.SQL("case when {0} ~ '^[+-]?[0-9]{{1,38}}$' then {0}::numeric::text else {0} end").format(text)
+
+
+def _send(cursor: Any, table: str, values: Sequence[str]) -> None:
+    """Have values in a temporary table; they go there as a COPY's data, which no log has."""
+    cursor.execute(f"drop table if exists pg_temp.{table}")
+    cursor.execute(f"create temporary table {table} (value text)")
+    lines = "".join(value.replace("\\", "\\\\").replace("\t", "\\t") + "\n" for value in values)
+    cursor.copy_expert(f"copy pg_temp.{table} from stdin", io.StringIO(lines))
+
+
+def _matches(cursor: Any, schema: str, name: str, columns: Sequence[Sequence[str]], search: Search) -> dict[str, int]:
+    """How many rows have any of the values, by column; columns that can have none are left out."""
+    names, categories, types = columns
+    # Of the kinds of types: dates, intervals and booleans have no texts.
+    texts = [each for each, category in zip(names, categories, strict=True) if category not in "NDTB"]
+    numbers = [each for each, category in zip(names, categories, strict=True) if category == "N"]
+    kinds = dict(zip(names, types, strict=True))
+    counts = dict.fromkeys([*texts, *numbers], 0)
+    if texts:
+        shown = [
+            sql.SQL("encode({}, 'escape')" if kinds[each] == "bytea" else "{}::text").format(sql.Identifier(each))
+            for each in texts
+        ]
+        query = sql.SQL("select {} from {}").format(sql.SQL(", ").join(shown), sql.Identifier(schema, name))
+        with cursor.connection.cursor("searched", withhold=True) as reader:
+            reader.itersize = _FETCH_ROWS
+            reader.execute(query)
+            while chunk := reader.fetchmany(_FETCH_ROWS):
+                for column, values in zip(texts, zip(*chunk, strict=True), strict=True):
+                    if search.is_in_texts(values):
+                        counts[column] += sum(search.is_in_texts([value]) for value in values)
+    if numbers and search.numbers:
+        _send(cursor, "wanted_numbers", [number.lstrip("0") for number in search.numbers])
+        counted = [
+            sql.SQL(
+                "count(*) filter (where trunc(abs({}::numeric))::text in (select value from pg_temp.wanted_numbers))"
+            ).format(sql.Identifier(each))
+            for each in numbers
+        ]
+        query = sql.SQL("select {} from {}").format(sql.SQL(", ").join(counted), sql.Identifier(schema, name))
+        counts |= dict(zip(numbers, _rows(cursor, query)[0], strict=True))
+    return counts
+
+
+def _clean(cursor: Any, name: str, texts: Sequence[str], search: Search) -> None:
+    """Take the values out of a table of the history of runs, whose builds count as of the same inputs no more."""
+    columns = sql.SQL(", ").join(map(sql.Identifier, texts))
+    for place, *values in _rows(
+        cursor, sql.SQL("select ctid::text, {} from {}").format(columns, sql.Identifier("ops", name))
+    ):
+        if not search.is_in_texts(values):
+            continue
+        if name == "failing_rows":
+            cursor.execute("delete from ops.failing_rows where ctid = %s::tid", [place])
+            continue
+        new = [value and search.replaced(value.encode()).decode() for value in values]
+        changed = sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(each)) for each in texts)
+        statement = sql.SQL("update {} set {} where ctid = %s::tid").format(sql.Identifier("ops", name), changed)
+        cursor.execute(statement, [*new, place])
+    if name == "builds":
+        cursor.execute("update ops.builds set inputs_hash = null")
+
+
+def _rewrite(cursor: Any, schema: str, name: str) -> None:
+    """Have nothing in the table's files and statistics that is not in its rows."""
+    cursor.execute(sql.SQL("vacuum (full, analyze) {}").format(sql.Identifier(schema, name)))
