@@ -6,9 +6,10 @@ import argparse
 import contextlib
 import fnmatch
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import duckdb
@@ -33,6 +34,8 @@ from ingestion.target.engines import held_ledger
 from ingestion.target.rebuild import rebuild
 
 PROGRAM = "warehouse-lake"
+# As JSON: for how many days superseded versions stay, by stream or pattern of streams.
+RETENTION = "WAREHOUSE_RETENTION_DAYS"
 # Larger files gain nothing more, and are slower to rewrite.
 FILE_MEGABYTES = 128
 _MICROSECONDS_PER_DAY = 86_400_000_000
@@ -143,16 +146,63 @@ def _compact(arguments: argparse.Namespace) -> int:
 
 
 def _retain(arguments: argparse.Namespace) -> int:
-    before = time.time_ns() // 1000 - arguments.days * _MICROSECONDS_PER_DAY
+    """Remove from each stream what was superseded for so many days as are given, or configured for it."""
+    now = time.time_ns() // 1000
+    periods = None if arguments.days is not None else _configured_periods()
 
     def one(quiet: _Quiet, con: duckdb.DuckDBPyConnection, stream: Stream) -> str | None:
+        days = arguments.days if periods is None else _period(periods, stream)
+        if days is None:
+            return "no period is configured" if arguments.streams else None
+        before = now - days * _MICROSECONDS_PER_DAY
         result = retain(quiet.lake, con, stream, quiet.committed(stream), before=before)
         if isinstance(result, str):
             return f"nothing removed: {result}"
         rows, files = result
-        return f"{rows} rows removed from {files} files, superseded for {arguments.days} days" if rows else None
+        if rows:
+            return f"{rows} rows removed from {files} files, superseded for {days} days"
+        return None if periods is None else f"nothing was superseded for {days} days"
 
-    return _each(arguments.streams, one, f"nothing was superseded for {arguments.days} days")
+    if periods is None:
+        return _each(arguments.streams, one, f"nothing was superseded for {arguments.days} days")
+    status = _each(arguments.streams, one, f"{RETENTION} names no stream of the lake")
+    found = [stream.id for stream in streams(Lake(settings.load().lake))]
+    for pattern in periods if not arguments.streams else ():
+        if not fnmatch.filter(found, pattern):
+            print(f"{pattern}: no such stream; the lake has {', '.join(found) or 'none'}")
+    return status
+
+
+def _configured_periods() -> dict[str, int]:
+    """Days by stream or pattern of streams, from the environment. Raises UserError for what is no such thing."""
+    text = os.environ.get(RETENTION) or ""
+    example = """'{"web-*": 400, "crm-users": 365}'"""
+    if not text.strip():
+        raise UserError(
+            f"for how many days? Give --days, or set {RETENTION}, as in {example}; what meltano.yml says of it counts"
+            " with `meltano invoke warehouse-lake retain`"
+        )
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{RETENTION} is not JSON ({error}); write it as in {example}") from error
+    if not isinstance(given, dict):
+        raise UserError(f"{RETENTION} is no JSON object; write it as in {example}")
+    periods: dict[str, int] = {}
+    for pattern, days in given.items():
+        if not str(days).isdecimal():
+            raise UserError(
+                f"{RETENTION} has {json.dumps(days)} for {pattern}, which is no whole number of days; write it as in"
+                f" {example}"
+            )
+        periods[pattern] = int(days)
+    return periods
+
+
+def _period(periods: Mapping[str, int], stream: Stream) -> int | None:
+    """The days of the longest pattern that a stream matches, as its own name is; of equally long ones the fewest."""
+    matching = [(-len(pattern), days) for pattern, days in periods.items() if fnmatch.fnmatchcase(stream.id, pattern)]
+    return min(matching)[1] if matching else None
 
 
 def _each(
@@ -209,7 +259,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     old = add("retain", _retain, "Remove versions from the lake that were superseded long ago; raw stays as it is.")
     old.add_argument("streams", nargs="*", help=streams_help)
-    old.add_argument("--days", type=_number, required=True, help="for how many days they must be superseded")
+    old.add_argument(
+        "--days", type=_number, help=f"for how many days they must be superseded; default: what {RETENTION} says"
+    )
     return parser
 
 

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+import yaml
 
 from ingestion.lake import Lake, Stream, commands, connect
 from ingestion.lake.checking import orphans
@@ -29,6 +31,7 @@ from ingestion.target.target import TargetWarehouse
 from tests.integration.conftest import text
 from tests.integration.tap_files_runs import Shop
 from tests.integration.test_target_loading import record, schema
+from tests.pipeline import BIN, ROOT
 
 LINES = Stream("files", "lines")
 ORDERS = Stream("shop", "orders")
@@ -675,6 +678,66 @@ def test_only_the_streams_asked_for_are_touched(filled, capsys):
     assert filled.command("retain", "--days", "0", "shop-*") == 1
     assert "shop-*: no such stream" in capsys.readouterr().err
     assert filled.command("retain", "--days", "0", "files-*") == 0
+
+
+def test_periods_are_configured_by_stream(filled, monkeypatch, capsys):
+    filled.send({"id": {"type": "integer"}}, {"id": 1}, keys=["id"])
+    periods = {"*": 10_000, "files-*": 300, "files-lines": 0, "shop-order*": 5, "crm-users": 3}
+    monkeypatch.setenv("WAREHOUSE_RETENTION_DAYS", json.dumps(periods))
+    assert filled.command("retain") == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("files-lines: ")
+    assert first.endswith("files, superseded for 0 days")
+    unknown = "the order of its versions is the source's own, which the lake does not know"
+    assert others == [
+        f"shop-orders: nothing removed: {unknown}",
+        "crm-users: no such stream; the lake has files-lines, shop-orders",
+    ]
+    monkeypatch.setenv("WAREHOUSE_RETENTION_DAYS", '{"files-*": "9", "files-li*": "1", "files-??nes": 300}')
+    assert filled.command("retain", "*") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "files-lines: nothing was superseded for 300 days",
+        "shop-orders: no period is configured",
+    ]
+    assert filled.command("check") == 0
+
+
+def test_days_that_are_given_count_whatever_is_configured(filled, monkeypatch, capsys):
+    monkeypatch.setenv("WAREHOUSE_RETENTION_DAYS", "no JSON")
+    assert filled.command("retain", "--days", "1") == 0
+    assert capsys.readouterr().out == "nothing was superseded for 1 days\n"
+
+
+@pytest.mark.parametrize(
+    ("configured", "said"),
+    [
+        ("", "for how many days\\? Give --days, or set WAREHOUSE_RETENTION_DAYS, as in '"),
+        ("web-*: 400", "WAREHOUSE_RETENTION_DAYS is not JSON .*; write it as in '"),
+        ("[400]", "WAREHOUSE_RETENTION_DAYS is no JSON object; write it as in '"),
+        ('{"web-*": -1}', "WAREHOUSE_RETENTION_DAYS has -1 for web-\\*, which is no whole number of days"),
+        ('{"web-*": 1.5}', "has 1.5 for web-\\*, which is no whole number of days"),
+        ('{"web-*": true}', "has true for web-\\*, which is no whole number of days"),
+        ('{"web-*": {"days": 3}}', 'has {"days": 3} for web-\\*, which is no whole number of days'),
+    ],
+)
+def test_a_wrong_period_is_one_clear_line(filled, monkeypatch, capsys, configured, said):
+    monkeypatch.setenv("WAREHOUSE_RETENTION_DAYS", configured)
+    rows = rows_of(filled.lake)
+    assert filled.command("retain") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(said, line)
+    assert rows_of(filled.lake) == rows
+
+
+def test_meltano_hands_on_the_periods_of_its_settings(tmp_path):
+    settings = yaml.safe_load((ROOT / "meltano.yml").read_text())
+    (plugin,) = [each for each in settings["plugins"]["utilities"] if each["name"] == "warehouse-lake"]
+    plugin["config"] = {"retention_days": {"web-*": 400, "crm-users": 365}}
+    (tmp_path / "meltano.yml").write_text(yaml.safe_dump(settings))
+    command = [BIN / "meltano", "invoke", "--print-var", "WAREHOUSE_RETENTION_DAYS", "warehouse-lake:retain"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "WAREHOUSE_HOME": str(tmp_path / "home")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert json.loads(done.stdout.removeprefix("WAREHOUSE_RETENTION_DAYS=")) == plugin["config"]["retention_days"]
 
 
 @pytest.mark.parametrize(("seed", "keys"), [(0, ["id"]), (1, ["id"]), (2, [])])
