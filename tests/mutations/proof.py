@@ -33,11 +33,15 @@ def reasons() -> dict[tuple[str, ...], str]:
 def judged(chosen: list[tuple[Target, Mutant]], processes: int, out: Path | None) -> Iterable[Verdict]:
     """The verdicts, each written to `out` as soon as it is known; each process makes a shop of its own.
 
-    What an earlier run wrote there, of the same source, is not judged again, unless the fault had survived.
+    What an earlier run wrote there, of the same source, is not judged again, unless the fault had survived and nobody
+    has said why.
     """
     if out and out.exists():
         known = [Verdict(**json.loads(line)) for line in out.read_text().splitlines()]
-        earlier = {verdict.place: verdict for verdict in known if verdict.outcome != "survived"}
+        explained = reasons()
+        earlier = {
+            verdict.place: verdict for verdict in known if verdict.outcome != "survived" or verdict.key in explained
+        }
         found = [earlier.get(place_of(*each)) for each in chosen]
         yield from (verdict for verdict in found if verdict)
         chosen = [each for each, verdict in zip(chosen, found, strict=True) if not verdict]

@@ -5,9 +5,12 @@ Quick size: a few faults of a fixed sample. In full: `scripts/mutate`, which tak
 
 from __future__ import annotations
 
-from tests.mutations.judge import Judge
+import json
+from dataclasses import asdict, replace
+
+from tests.mutations.judge import Judge, Verdict, place_of
 from tests.mutations.operators import Mutant, mutants
-from tests.mutations.proof import reasons, report
+from tests.mutations.proof import judged, reasons, report
 
 MODEL = """
 with lines as (
@@ -71,3 +74,26 @@ def test_every_reason_is_of_a_fault_that_can_be_planted(tmp_path) -> None:
     }
     assert len(planted) > 300
     assert [key for key in reasons() if key not in planted] == []
+
+
+def test_a_fault_that_was_noticed_or_explained_is_not_judged_again(tmp_path) -> None:
+    path = "models/marts/customers/mart_customers.sql"
+    target = next(target for target in Judge(tmp_path).targets() if target.path == path)
+    verdicts = [
+        Verdict(
+            path,
+            0,
+            mutant.context_in(target.source),
+            mutant.operator,
+            mutant.old,
+            mutant.new,
+            "truth",
+            place=place_of(target, mutant),
+        )
+        for mutant in target.mutants
+    ]
+    verdicts = [replace(verdict, outcome="survived") if verdict.key in reasons() else verdict for verdict in verdicts]
+    assert {verdict.outcome for verdict in verdicts} == {"survived", "truth"}
+    file = tmp_path / "verdicts.jsonl"
+    file.write_text("".join(f"{json.dumps(asdict(verdict))}\n" for verdict in verdicts))
+    assert list(judged([(target, mutant) for mutant in target.mutants], 1, file)) == verdicts
