@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from ingestion.settings import PROJECT_ROOT
 from orchestration.erasure.values import Search
 
 _RAW = "raw_"
+# As every model calls it.
+_OF_USERS = "user_id"
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,13 @@ class Wanted:
     listed: Erased
     """A suppression list of them alone."""
     search: Search
+
+    @property
+    def record_pattern(self) -> str:
+        """A regular expression for records as JSON that name one of the persons."""
+        names = "|".join(sorted({_OF_USERS, *(re.escape(table.person) for table in self.tables)}))
+        ids = "|".join(map(re.escape, self.persons))
+        return f'"({names})"[ ]*:[ ]*"?({ids})"?[ ]*[,}}]'
 
 
 def declared(shop: str, project: Path = PROJECT_ROOT / "dbt_project") -> list[PersonTable]:

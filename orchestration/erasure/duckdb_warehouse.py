@@ -82,9 +82,14 @@ class DuckDBWarehouse:
                 for name in ("quarantine", *HISTORY):
                     if _has_rows(connection, "ops", name):
                         counts[f"ops.{name}"] = sum(_matches(connection, f"ops.{name}", wanted.search).values())
+                if "ops.failing_rows" in counts:
+                    [(count,)] = connection.execute(
+                        f"select count(*) from ops.failing_rows where {_is_failing_row(wanted)}"
+                    ).fetchall()
+                    counts["ops.failing_rows"] = count
         return counts
 
-    def rebuild(self, lake: Lake, search: Search) -> None:
+    def rebuild(self, lake: Lake, wanted: Wanted) -> None:
         """Raw and ops in a new file, from the lake; what tells of past runs is kept, without the values."""
         rebuild(
             self._home,
@@ -92,7 +97,7 @@ class DuckDBWarehouse:
             threads=2,
             report=lambda line: None,
             lake=lake,
-            keep=lambda connection: _keep_history(connection, search),
+            keep=lambda connection: _keep_history(connection, wanted),
         )
 
     def drop_marts(self) -> None:
@@ -155,11 +160,11 @@ def _reading(file: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             yield connection
 
 
-def _keep_history(connection: duckdb.DuckDBPyConnection, search: Search) -> None:
+def _keep_history(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> None:
     """Copy the history of runs from the old file into the new one, with no byte of what is erased.
 
-    Failing rows that have a value go; in messages a mark takes its place. No build counts as one of the same inputs any
-    more, so that `scripts/dbt --if-new` builds.
+    Failing rows that have a value or a person's number go; in messages a mark takes a value's place. No build counts as
+    one of the same inputs any more, so that `scripts/dbt --if-new` builds.
     """
     for name in HISTORY:
         described = connection.execute(
@@ -172,14 +177,18 @@ def _keep_history(connection: duckdb.DuckDBPyConnection, search: Search) -> None
             continue
         is_kept = "true"
         if name == "failing_rows":
-            conditions = [f"regexp_matches(failing_row, {literal(each)}, 'i')" for each in search.column_patterns]
-            is_kept = f"not coalesce({' or '.join(conditions) or 'false'}, false)"
-        values = ", ".join(_cleaned(column, kind, search) for column, kind in columns)
+            is_kept = f"not coalesce({_is_failing_row(wanted)}, false)"
+        values = ", ".join(_cleaned(column, kind, wanted.search) for column, kind in columns)
         query = f"select {values} from ops.{name} where {is_kept}"
         if len(columns) < len(described):
             connection.execute(f"insert into {REBUILT}.ops.{name} by name {query}")
         else:
             connection.execute(f"create table {REBUILT}.ops.{name} as {query}")
+
+
+def _is_failing_row(wanted: Wanted) -> str:
+    patterns = [*wanted.search.column_patterns, wanted.record_pattern]
+    return " or ".join(f"regexp_matches(failing_row, {literal(pattern)}, 'i')" for pattern in patterns)
 
 
 def _cleaned(column: str, kind: str, search: Search) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +108,18 @@ class PostgresWarehouse:
             for schema, name, *columns in _rows(cursor, _TABLES):
                 if schema == "ops" and name in (*_HISTORY, "quarantine"):
                     counts[f"ops.{name}"] = sum(_matches(cursor, schema, name, columns, wanted.search).values())
+                if (schema, name) == ("ops", "failing_rows"):
+                    rows = _rows(cursor, "select failing_row from ops.failing_rows")
+                    counts["ops.failing_rows"] = sum(_is_failing_row(row, wanted) for row in rows)
         return counts
 
-    def rebuild(self, lake: Lake, search: Search) -> None:
+    def rebuild(self, lake: Lake, wanted: Wanted) -> None:
         """Raw and the ledger from the lake, and the history of runs without the values; all in new files."""
         with self._connected(TRANSFORMER) as cursor:
             for schema, name, columns, categories, _ in _rows(cursor, _TABLES):
                 if schema == "ops" and name in _HISTORY:
                     texts = [column for column, each in zip(columns, categories, strict=True) if each == "S"]
-                    _clean(cursor, name, texts, search)
+                    _clean(cursor, name, texts, wanted)
                     _rewrite(cursor, "ops", name)
         rebuild(self._home, memory_limit="1GB", threads=2, report=lambda line: None, lake=lake)
         with self._connected(LOADER) as cursor:
@@ -269,18 +273,23 @@ def _matches(cursor: Any, schema: str, name: str, columns: Sequence[Sequence[str
     return counts
 
 
-def _clean(cursor: Any, name: str, texts: Sequence[str], search: Search) -> None:
+def _is_failing_row(texts: Iterable[str | None], wanted: Wanted) -> bool:
+    return wanted.search.is_in_texts(texts) or any(re.search(wanted.record_pattern, text) for text in texts if text)
+
+
+def _clean(cursor: Any, name: str, texts: Sequence[str], wanted: Wanted) -> None:
     """Take the values out of a table of the history of runs, whose builds count as of the same inputs no more."""
     columns = sql.SQL(", ").join(map(sql.Identifier, texts))
     for place, *values in _rows(
         cursor, sql.SQL("select ctid::text, {} from {}").format(columns, sql.Identifier("ops", name))
     ):
-        if not search.is_in_texts(values):
-            continue
         if name == "failing_rows":
-            cursor.execute("delete from ops.failing_rows where ctid = %s::tid", [place])
+            if _is_failing_row(values, wanted):
+                cursor.execute("delete from ops.failing_rows where ctid = %s::tid", [place])
             continue
-        new = [value and search.replaced(value.encode()).decode() for value in values]
+        if not wanted.search.is_in_texts(values):
+            continue
+        new = [value and wanted.search.replaced(value.encode()).decode() for value in values]
         changed = sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(each)) for each in texts)
         statement = sql.SQL("update {} set {} where ctid = %s::tid").format(sql.Identifier("ops", name), changed)
         cursor.execute(statement, [*new, place])

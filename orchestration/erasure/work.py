@@ -49,7 +49,7 @@ class Warehouse(Protocol):
     def count(self, wanted: Wanted) -> dict[str, int]:
         """By place: the rows that have something of the persons, or any of the values; while held."""
 
-    def rebuild(self, lake: Lake, search: Search) -> None:
+    def rebuild(self, lake: Lake, wanted: Wanted) -> None:
         """Make raw and ops anew from the lake; what tells of past runs is kept, without the values."""
 
     def drop_marts(self) -> None:
@@ -204,7 +204,7 @@ class Erasure:
 
     def rebuild(self) -> None:
         """Raw and the ledger from the lake."""
-        self.warehouse.rebuild(self._lake, self._search)
+        self.warehouse.rebuild(self._lake, self._wanted(self._search))
 
     def build(self) -> None:
         """The marts from raw."""
