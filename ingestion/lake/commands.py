@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from ingestion import settings
+from ingestion import erased, settings
 from ingestion.errors import UserError
 from ingestion.lake import Lake, Stream, connect, first_line
 from ingestion.lake.checking import (
@@ -28,6 +28,7 @@ from ingestion.lake.checking import (
 )
 from ingestion.lake.compaction import compact
 from ingestion.lake.definition import streams
+from ingestion.lake.erasure import find
 from ingestion.lake.retention import retain
 from ingestion.lake.state import ORIGINS, singer_state
 from ingestion.target.engines import held_ledger
@@ -96,7 +97,7 @@ def _check(arguments: argparse.Namespace) -> int:
         with connect(quiet.lake.root / "_spill") as con:
             for stream in quiet.streams:
                 loads = None if quiet.ledger is None else quiet.ledger.get(stream, {})
-                for finding in check_stream(quiet.lake, con, stream, loads):
+                for finding in (*check_stream(quiet.lake, con, stream, loads), *_of_erased(quiet.lake, con, stream)):
                     print(finding)
                     count += 1
                 if arguments.repair:
@@ -109,6 +110,21 @@ def _check(arguments: argparse.Namespace) -> int:
         if not count:
             print(f"the lake is whole: {_summary(quiet)}")
     return 1 if count else 0
+
+
+def _of_erased(lake: Lake, con: duckdb.DuckDBPyConnection, stream: Stream) -> Iterator[str]:
+    """What the stream has of persons whom the suppression list has, as files from a backup may."""
+    listed = erased.load(settings.load())
+    if listed is None:
+        return
+    with contextlib.suppress(UserError):  # The check says what is missing.
+        personal = find(lake, con, stream, listed)
+        rows, records = sum(personal.rows.values()), sum(personal.quarantined.values())
+        if rows or records:
+            yield (
+                f"{stream.id}: has {rows} rows and {records} quarantined records of erased persons;"
+                f" `{PROGRAM} rebuild` erases them again"
+            )
 
 
 def _summary(quiet: _Quiet) -> str:

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import duckdb
 
+from ingestion import erased
+from ingestion.erased import Erased
 from ingestion.errors import UserError
-from ingestion.lake import Lake, Stream, first_line, literal
+from ingestion.lake import Lake, Stream, connect, first_line, literal
 from ingestion.lake.checking import Ledger, asking, check_shop, read_ledger
 from ingestion.lake.column_types import TEXT
 from ingestion.lake.definition import Definition, read_definition, streams
+from ingestion.lake.erasure import redact
 from ingestion.lake.row_groups import sync
 from ingestion.settings import POSTGRES, Settings
 from ingestion.target.duckdb import DuckDBEngine, open_existing, opening_failed
@@ -47,7 +50,8 @@ def rebuild(
 ) -> str:
     """Make raw and ops anew from the lake; returns what messages call the warehouse.
 
-    The old ones stay as they are until all is there, and no run can begin meanwhile. `lake` is the settings', for who
+    The old ones stay as they are until all is there, and no run can begin meanwhile. Whom the suppression list has is
+    taken out of the lake before, where files of a backup have them again. `lake` is the settings', for who
     holds its locks already. `keep` may copy more than the lake has from the old DuckDB file, to which it gets a
     connection, into the new one, there called REBUILT, before that takes its place; PostgreSQL keeps what is beside raw
     and the ledger anyway. Raises UserError when the warehouse is in use, is another shop's or has loads that the lake
@@ -60,14 +64,33 @@ def rebuild(
     with contextlib.ExitStack() as locks:
         for stream in found:
             locks.enter_context(lake.lock(stream))
+        listed = erased.load(home)
         if home.engine == POSTGRES:
-            return _rebuild_database(lake, found, home, memory_limit, threads, report)
-        _rebuild_file(lake, found, home.warehouse_file, home.shop, memory_limit, threads, report, keep)
+            return _rebuild_database(lake, found, listed, home, memory_limit, threads, report)
+        _rebuild_file(lake, found, listed, home.warehouse_file, home.shop, memory_limit, threads, report, keep)
     return str(home.warehouse_file)
 
 
+def _erase_again(lake: Lake, found: list[Stream], listed: Erased | None, report: Callable[[str], None]) -> None:
+    """Take out of the lake whom the suppression list has: files that came back from a backup may have them."""
+    if listed is None:
+        return
+    for stream in found:
+        with connect(lake.root / "_spill") as con:
+            personal = redact(lake, con, stream, listed)
+        rows, records = sum(personal.rows.values()), sum(personal.quarantined.values())
+        if rows or records:
+            report(f"{stream.id}: {rows} rows and {records} quarantined records of erased persons were erased again")
+
+
 def _rebuild_database(
-    lake: Lake, found: list[Stream], home: Settings, memory_limit: str, threads: int, report: Callable[[str], None]
+    lake: Lake,
+    found: list[Stream],
+    listed: Erased | None,
+    home: Settings,
+    memory_limit: str,
+    threads: int,
+    report: Callable[[str], None],
 ) -> str:
     """Empty the tables and fill them again, in one transaction: views and grants stay, readers wait for its end."""
     from ingestion.target.postgres import PostgresEngine
@@ -78,6 +101,7 @@ def _rebuild_database(
     spill = home.lake / "_spill" / "postgres"
     with contextlib.closing(Rebuilding(home.shop, spill, memory_limit=memory_limit, threads=threads)) as engine:
         _refuse_loss(engine.ledger(), lake, engine.name, engine.elsewhere)
+        _erase_again(lake, found, listed, report)
         with engine.emptied():
             _fill(engine, lake, found, report)
         return engine.name
@@ -86,6 +110,7 @@ def _rebuild_database(
 def _rebuild_file(
     lake: Lake,
     found: list[Stream],
+    listed: Erased | None,
     warehouse_file: Path,
     shop: str,
     memory_limit: str,
@@ -98,6 +123,7 @@ def _rebuild_file(
     old = _open_old(warehouse_file, lake, shop)
     try:
         _remove(new)
+        _erase_again(lake, found, listed, report)
         _build(lake, found, new, shop, memory_limit, threads, report)
         if old and keep:
             old.execute(f"attach {literal(str(new))} as {REBUILT}")

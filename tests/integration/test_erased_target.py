@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from ingestion import erased, settings
 from ingestion.erased import Persons
 from ingestion.errors import UserError
-from ingestion.lake import Stream, connect
+from ingestion.lake import Stream, commands, connect
 from ingestion.lake.erasure import redact
 from ingestion.target.rebuild import rebuild
+from tests.integration.conftest import ENGINES
 from tests.integration.test_target_loading import batch, record, schema
 
 ORDERS = Stream("shop", "orders")  # As `record` names it.
@@ -90,3 +92,32 @@ def test_without_the_key_of_the_list_nothing_is_loaded(warehouse, run_replay):
     assert done.returncode == 1
     assert "erasure.key" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+@ENGINES
+def test_a_lake_from_a_backup_brings_nobody_back(warehouse, tmp_path, monkeypatch, capsys):
+    warehouse.load([schema(TYPES), record(**ANNA), record(**BEN), record(**ANNA | {"id": 3, "worth": "much"})])
+    shutil.copytree(warehouse.lake.root, tmp_path / "backup")
+    erase(warehouse, 17, 3)
+    rows = warehouse.query(ROWS)
+    shutil.rmtree(warehouse.lake.root)
+    shutil.copytree(tmp_path / "backup", warehouse.lake.root)
+
+    def command(name: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["warehouse-lake", name])
+        with pytest.raises(SystemExit) as end:
+            commands.main()
+        return end.value.code, capsys.readouterr().out
+
+    status, said = command("check")
+    assert status == 1
+    assert (
+        "shop-orders: has 1 rows and 1 quarantined records of erased persons; `warehouse-lake rebuild` erases" in said
+    )
+    status, said = command("rebuild")
+    assert status == 0
+    assert "shop-orders: 1 rows and 1 quarantined records of erased persons were erased again" in said
+    assert warehouse.query(ROWS) == rows
+    assert "Anna" not in str(warehouse.query("select payload from ops.quarantine"))
+    assert command("check")[0] == 0
+    assert "erased again" not in command("rebuild")[1]
