@@ -35,5 +35,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Unit tests first, so that a broken checkout is red within seconds; then the longest files, side by side."""
-    order = {"unit": 0, "acceptance": 1, "test_run.py": 2, "test_online_retail.py": 3, "faults": 4}
+    order = {
+        "unit": 0,
+        "acceptance": 1,
+        "test_run.py": 2,
+        "test_erasure.py": 3,
+        "test_online_retail.py": 3,
+        "faults": 4,
+    }
     items.sort(key=lambda item: order.get(item.path.parent.name, order.get(item.path.name, 5)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import random
@@ -74,6 +75,21 @@ def erase(pipeline: Pipeline, *arguments: str, crash_after: str | None = None) -
     return subprocess.run(
         [sys.executable, *start, *arguments], cwd=ROOT, env=pipeline.env, capture_output=True, text=True, check=False
     )
+
+
+def erase_and_kill(pipeline: Pipeline, seconds: float, *arguments: str) -> None:
+    """The same, ended by `kill -9` after so many seconds."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchestration.erasure", *arguments],
+        cwd=ROOT,
+        env=pipeline.env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    process.kill()
+    process.wait()
 
 
 def found_in_files(home: Path, values: Iterable[str]) -> list[str]:

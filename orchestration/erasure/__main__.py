@@ -68,8 +68,8 @@ def run(users: list[str], apply: bool, administrator: str | None = None) -> int:
             erasure.look(persons, keyed=apply)
             _describe(erasure)
             if not apply:
-                again = " ".join(erasure.pending.persons)
-                print(f"Nothing was changed. To erase it: scripts/{PROGRAM} --apply {again}")
+                do = "erase it" if erasure.is_needed else "keep it out of later loads"
+                print(f"Nothing was changed. To {do}: scripts/{PROGRAM} --apply {' '.join(erasure.pending.persons)}")
                 return 0
             erasure.suppress()
             if not erasure.is_needed:
@@ -96,8 +96,10 @@ def _describe(erasure: Erasure) -> None:
             print(f"    {place:<40} {count:>8}")
     shared = sum(value.is_shared for value in pending.values)
     if pending.values:
-        shared_text = f", {shared} of them others' too, which stay theirs" if shared else ""
+        shared_text = f", {shared} of them others' or in the project's examples too, and left there" if shared else ""
         print(f"    {'names, e-mails and phones':<40} {len(pending.values):>8}{shared_text}")
+    if erasure.went_on:
+        print(f"goes on with what was begun at {pending.began_at} and did not end")
     for person in erasure.strangers:
         print(f"nothing of user {person} is held")
     if not erasure.is_needed and len(erasure.strangers) < len(pending.persons):

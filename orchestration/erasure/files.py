@@ -68,6 +68,12 @@ def contains(path: Path, search: Search) -> bool:
     return False
 
 
+def in_project() -> str:
+    """All texts of the dbt project, in lower case: no person's, whatever the names in its tests."""
+    paths = [path for ending in ("yml", "sql", "csv", "md") for path in PROJECT_ROOT.glob(f"dbt_project/**/*.{ending}")]
+    return "\n".join(path.read_text(encoding="utf-8").lower() for path in paths)
+
+
 def _folders(home: Settings) -> list[Path]:
     """The warehouse's home, and where Meltano and dbt write their logs unless they are told otherwise."""
     meltano = Path(os.environ.get("MELTANO_SYS_DIR_ROOT") or PROJECT_ROOT / ".meltano")

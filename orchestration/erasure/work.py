@@ -117,8 +117,11 @@ class Erasure:
         self._streams_of = streams_of
         self.warehouse = warehouse_of(home)
         self._pending_file = home.home / "erasures" / "pending.json"
-        self._list = Erased(b"\0" * 32)
+        # Of nobody, until `look` has looked.
+        self._known = self._list = Erased(b"\0" * 32)
         self.pending = Pending([])
+        self.went_on = False
+        """Whether an erasure of before did not end."""
         self.remarks: list[str] = []
         """What is not in our hands."""
         self.strangers: list[str] = []
@@ -140,9 +143,10 @@ class Erasure:
         before = Pending.read(self._pending_file)
         wanted = [*dict.fromkeys([*(before.persons if before else []), *persons])]
         # Without a list there is nothing that another key's hashes could disagree with.
-        known = erased.begin(self.home) if keyed or self.home.erased_file.exists() else Erased(os.urandom(32))
+        has_key = keyed or self.home.erased_file.exists()
+        self._known = erased.begin(self.home) if has_key else Erased(os.urandom(32))
         # Of these persons alone, not of those who were erased before.
-        nobody = replace(known, persons=frozenset(), values=frozenset(), pending=frozenset())
+        nobody = replace(self._known, persons=frozenset(), values=frozenset(), pending=frozenset())
         only = nobody.with_streams(self._streams_of).with_persons(wanted)
         with self._connected() as con:
             found = self._found(con, only)
@@ -154,6 +158,7 @@ class Erasure:
             found = self._found(con, self._list)
             self.strangers = sorted(set(wanted) - held(self._lake, con, self._tables, self._list))
         self.pending = Pending(wanted, values)
+        self.went_on = before is not None
         if before:
             self.pending.began_at, self.pending.counts = before.began_at, before.counts
         self._count("lake: rows", sum(count for each in found for count in each.rows.values()))
@@ -162,12 +167,11 @@ class Erasure:
         for place, count in self.warehouse.count(self._wanted(self._search)).items():
             self._count(place, count)
         self._count("logs and the like", len(files.found(self.home, self._search)))
-        self._known = known
 
     @property
     def is_needed(self) -> bool:
         """Whether anything is to be changed, beside the suppression list."""
-        return any(self.pending.counts.values()) or self._pending_file.exists()
+        return self.went_on or any(self.pending.counts.values())
 
     @property
     def _search(self) -> Search:
@@ -236,6 +240,10 @@ class Erasure:
                 found += [f"lake: {stream.id}.{column}: {count} rows" for column, count in matches.items()]
                 columns += looked_at
         in_warehouse, looked_at = self.warehouse.search(self._wanted(search))
+        if self.home.engine == POSTGRES:
+            # The same lake may have a warehouse in files too, which this erasure does not make anew.
+            in_files, more = DuckDBWarehouse(self.home).search(self._wanted(search))
+            in_warehouse, looked_at = [*in_warehouse, *in_files], looked_at + more
         paths = [path for path in files.all_files(self.home) if path != self._pending_file]
         found += in_warehouse + [str(path) for path in paths if files.contains(path, search)]
         return {
@@ -293,7 +301,16 @@ class Erasure:
             if is_identifying(str(text), kinds.get(column, ""))
         }
         others = Others(self._lake, con, self._tables, listed, Search(Value(*each) for each in texts))
-        return sorted(Value(text, kind, others.have(text, kind)) for text, kind in texts)
+        # Examples in the models' yml come into dbt's files with each build.
+        examples = files.in_project()
+        return sorted(
+            Value(
+                text,
+                kind,
+                others.have(text, kind) or any(form.lower() in examples for form in Value(text, kind).forms()),
+            )
+            for text, kind in texts
+        )
 
 
 def warehouse_of(home: Settings) -> Warehouse:

@@ -17,6 +17,7 @@ import pytest
 from psycopg2.extensions import parse_dsn
 
 from ingestion.lake import Lake, Stream
+from ingestion.postgres_service import RAW_LOCK
 from orchestration.services import warehouse_database
 from orchestration.services.postgres import PostgresServer
 from tests import erasure
@@ -157,6 +158,15 @@ class ShopInPostgres(Shop):
             )
         return found
 
+    def leave_traces(self) -> None:
+        super().leave_traces()
+        # Of a model that is no more PostgreSQL's statistics still have the most common values.
+        quoted = max(self.values).replace("'", "''")
+        self.query(
+            f"create table gone as select '{quoted}' as email from generate_series(1, 9); analyze gone;"
+            " drop table gone; select 1"
+        )
+
     def found(self) -> list[str]:
         tables = self.query(
             "select format('%I.%I', nspname, relname) from pg_class"
@@ -199,6 +209,8 @@ def test_nothing_of_erased_users_is_found_and_all_else_stays(shop: Shop, full: b
     assert len(shop.found()) > 3 * len(shop.values), "the search must find them before"
 
     steps = (*STEPS, *LATER_STEPS) if full else STEPS if type(shop) is Shop else STEPS[-1:]
+    for seconds in (2, 5, 9, 14) if full else ():
+        erasure.erase_and_kill(shop.pipeline, seconds, *shop.ids, "--apply")
     for step in steps:
         assert erase(shop.pipeline, *shop.ids, "--apply", crash_after=step).returncode == 9
     done = erase(shop.pipeline, *shop.ids, "--apply")
@@ -217,6 +229,12 @@ def test_nothing_of_erased_users_is_found_and_all_else_stays(shop: Shop, full: b
     assert (shop.home / "logs" / "run.log").read_text().startswith("begin\n[erased] ")
     check_certificate(shop, done.stdout)
     check_that_nobody_comes_back(shop)
+    if isinstance(shop, ShopInPostgres):
+        check_that_a_load_at_work_is_not_disturbed(shop)
+    if type(shop) is Shop:
+        again = erase(shop.pipeline, *shop.ids, "--apply")
+        assert again.returncode == 0 and "only their numbers" in again.stdout, again.stdout + again.stderr
+        assert len(list((shop.home / "erasures").iterdir())) == 1, "nothing was to be done"
 
 
 def check_that_nobody_comes_back(shop: Shop) -> None:
@@ -240,6 +258,14 @@ def check_that_nobody_comes_back(shop: Shop) -> None:
     assert shop.found() == []
     assert shop.query(rows) == [(count + 2, 0)], "they come, without what is personal"
     assert shop.query("select count(*) from raw_crm.users where email = 'somebody.else@post.example.net'") == [(1,)]
+
+
+def check_that_a_load_at_work_is_not_disturbed(shop: ShopInPostgres) -> None:
+    with closing(psycopg2.connect(shop.server.dsn("warehouse"))) as load, load.cursor() as cursor:
+        cursor.execute("select pg_advisory_lock_shared(%s, %s)", RAW_LOCK)
+        refused = erase(shop.pipeline, *shop.ids, "--apply")
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1
+    assert "the database warehouse of 127.0.0.1 is in use by another process" in refused.stderr
 
 
 def check_that_all_else_stays(shop: Shop, before: dict) -> None:
