@@ -98,19 +98,23 @@ def publish(home: Settings) -> tuple[Published, bool]:
         return publisher.run(publisher.publish)
 
 
-def publish_alone(home: Settings) -> int:
+def publish_alone(home: Settings) -> None:
     """Publish the marts of the last build in tables of their own, and remove all other versions with their tables.
 
-    So that nothing of them is left in the database's files. Returns how many were removed. Raises UserError as
-    `publish` does, and when a reader goes on to use a version of before.
+    So that nothing of them is left in the database's files. Raises UserError as `publish` does, and when a reader goes
+    on to use a version of before.
     """
     with _connected() as connection:
         _take_turn(connection)
         publisher = _Publisher(home, connection)
-        before = publisher.versions()
         publisher.run(lambda: publisher.publish(anew=True))
         publisher.run(publisher.drop_before)
-        return before
+
+
+def versions(home: Settings) -> int:
+    """How many versions there are. Raises UserError for what PostgreSQL refuses."""
+    with _connected() as connection:
+        return _Publisher(home, connection).versions()
 
 
 def bring_back(home: Settings, number: int | None = None) -> Published:

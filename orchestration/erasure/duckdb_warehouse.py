@@ -66,10 +66,10 @@ class DuckDBWarehouse:
         with open_existing(self._home.warehouse_file, read_only=False) as connection:
             return _has_rows(connection, "ops", "builds")
 
-    @property
-    def is_published(self) -> bool:
-        """Whether readers have a version."""
-        return self._home.published_file.exists()
+    def versions(self) -> int:
+        """How many versions there are that readers have or that can be brought back."""
+        files = [self._home.published_file, *self._home.published_file.parent.glob("versions/*.duckdb")]
+        return len({version.version for file in files if (version := published_version(file))})
 
     def count(self, wanted: Wanted) -> dict[str, int]:
         """By place: the rows that have something of the persons, or any of the values."""
@@ -105,18 +105,13 @@ class DuckDBWarehouse:
         for file in (self._home.marts_file, wal(self._home.marts_file)):
             file.unlink(missing_ok=True)
 
-    def publish(self) -> int:
-        """Publish the marts and remove all other versions; returns how many were removed."""
+    def publish(self) -> None:
+        """Publish the marts, and remove all other versions."""
+        publish_duckdb.publish(self._home)
         folder = self._home.published_file.parent
-        before = published_version(self._home.published_file)
-        versions = {path.stem for path in folder.glob("versions/*.duckdb")} | (
-            {str(before.version)} if before else set()
-        )
-        current, _ = publish_duckdb.publish(self._home)
         with self._publishing():
             for file in (*folder.glob("versions/*"), *folder.glob(".next*"), *folder.glob("previous.*")):
                 file.unlink()
-        return len(versions - {str(current.version)})
 
     def forget(self, administrator: Mapping[str, str] | None) -> list[str]:
         """Nothing: what is replaced is gone."""

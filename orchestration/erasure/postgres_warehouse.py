@@ -93,11 +93,9 @@ class PostgresWarehouse:
         with self._connected(TRANSFORMER) as cursor:
             return _has_rows(cursor, "ops.builds")
 
-    @property
-    def is_published(self) -> bool:
-        """Whether readers have a version."""
-        with self._connected(TRANSFORMER) as cursor:
-            return _has_rows(cursor, "published.versions")
+    def versions(self) -> int:
+        """How many versions there are that readers have or that can be brought back."""
+        return publish_postgres.versions(self._home)
 
     def count(self, wanted: Wanted) -> dict[str, int]:
         """By place: the rows that have something of the persons, or any of the values."""
@@ -130,9 +128,9 @@ class PostgresWarehouse:
     def drop_marts(self) -> None:
         """Nothing: a build in full makes every table anew."""
 
-    def publish(self) -> int:
-        """Publish the marts and remove all other versions; returns how many were removed."""
-        return publish_postgres.publish_alone(self._home)
+    def publish(self) -> None:
+        """Publish the marts, and remove all other versions."""
+        publish_postgres.publish_alone(self._home)
 
     def forget(self, administrator: Mapping[str, str] | None) -> list[str]:
         """Have the server forget what it keeps beside the tables; returns what it cannot, and what to do."""

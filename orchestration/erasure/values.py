@@ -63,14 +63,14 @@ def is_identifying(text: str | None, kind: str) -> bool:
 
 
 class Search:
-    """Regular expressions that find any of some values: RE2's, which are DuckDB's, and PostgreSQL's alike.
+    """Regular expressions that find any of some values: RE2's, which are pyarrow's and DuckDB's.
 
     They are to be matched without regard to case.
     """
 
     def __init__(self, values: Iterable[Value]) -> None:
         forms = {form for value in values for form in value.forms()}
-        # Over bytes, and in some of PostgreSQL's locales, only the cases of ASCII are known.
+        # Over bytes RE2 knows the cases of ASCII alone.
         forms |= {
             spelled for form in forms if not form.isascii() for spelled in (form.lower(), form.upper(), form.title())
         }

@@ -42,9 +42,8 @@ class Warehouse(Protocol):
     def is_built(self) -> bool:
         """Whether there are models to be made anew."""
 
-    @property
-    def is_published(self) -> bool:
-        """Whether readers have a version."""
+    def versions(self) -> int:
+        """How many versions there are that readers have or that can be brought back."""
 
     def count(self, wanted: Wanted) -> dict[str, int]:
         """By place: the rows that have something of the persons, or any of the values; while held."""
@@ -55,8 +54,8 @@ class Warehouse(Protocol):
     def drop_marts(self) -> None:
         """Remove the marts, where the next build would leave anything of them."""
 
-    def publish(self) -> int:
-        """Publish the marts and remove all other versions; returns how many versions were removed."""
+    def publish(self) -> None:
+        """Publish the marts, and remove all other versions."""
 
     def forget(self, administrator: Mapping[str, str] | None) -> list[str]:
         """Have the server forget what it keeps beside the tables; returns what it cannot, and what to do."""
@@ -190,6 +189,7 @@ class Erasure:
     def suppress(self) -> None:
         """From now on nothing of the persons comes in."""
         if self.is_needed:
+            self._count("published versions removed", self.warehouse.versions())
             self.pending.save(self._pending_file)
         listed = self._known.with_streams(self._streams_of).with_persons(self.pending.persons)
         listed = listed.with_values(value.text for value in self.pending.values)
@@ -218,8 +218,8 @@ class Erasure:
 
     def publish(self) -> None:
         """Readers see the new marts, and no version of before is left."""
-        if self.warehouse.is_published:
-            self._count("published versions removed", self.warehouse.publish())
+        if self.warehouse.versions():
+            self.warehouse.publish()
 
     def forget(self) -> None:
         """What a server keeps beside its tables."""
@@ -244,12 +244,18 @@ class Erasure:
             # The same lake may have a warehouse in files too, which this erasure does not make anew.
             in_files, more = DuckDBWarehouse(self.home).search(self._wanted(search))
             in_warehouse, looked_at = [*in_warehouse, *in_files], looked_at + more
-        paths = [path for path in files.all_files(self.home) if path != self._pending_file]
-        found += in_warehouse + [str(path) for path in paths if files.contains(path, search)]
+        count, size = 0, 0
+        found += in_warehouse
+        for path in files.all_files(self.home):
+            if path != self._pending_file:
+                # Logs of other warehouses of this project may come and go meanwhile.
+                with contextlib.suppress(FileNotFoundError):
+                    count, size = count + 1, size + path.stat().st_size
+                found += [str(path)] if files.contains(path, search) else []
         return {
             "columns": columns + looked_at,
-            "files": len(paths),
-            "bytes": sum(path.stat().st_size for path in paths),
+            "files": count,
+            "bytes": size,
             "values": sum(not value.is_shared for value in self.pending.values),
             "values_that_others_share": sum(value.is_shared for value in self.pending.values),
             "found": found,

@@ -18,11 +18,14 @@ from psycopg2.extensions import parse_dsn
 
 from ingestion.lake import Lake, Stream
 from ingestion.postgres_service import RAW_LOCK
+from ingestion.settings import Settings
+from orchestration.erasure import administrator
 from orchestration.services import warehouse_database
 from orchestration.services.postgres import PostgresServer
 from tests import erasure
 from tests.erasure import User, erase, found_in_files
 from tests.pipeline import MART_KEYS, ROOT, WALL_CLOCK_COLUMNS, Pipeline, differences
+from tests.postgres import Database
 
 SEED = 20
 STEPS = ("suppress", "clean_files", "redact_lake", "rebuild")
@@ -44,6 +47,11 @@ class Shop:
         )
         shutil.copytree(built.home / "source", folder / "source")
         self.pipeline = Pipeline(folder / "home", data=folder / "source")
+        # Other tests write the project's own logs meanwhile.
+        self.pipeline.extra_env |= {
+            "DBT_LOG_PATH": str(folder / "logs"),
+            "MELTANO_SYS_DIR_ROOT": str(folder / "meltano"),
+        }
         self.everybody = erasure.users(folder / "source")
         self.erased = erasure.chosen(self.everybody, count, SEED)
         self.ids = [str(user.id) for user in self.erased]
@@ -157,15 +165,6 @@ class ShopInPostgres(Shop):
                 self.query(f"select {shown} from build.{name} order by {', '.join(keys)}"), columns=names
             )
         return found
-
-    def leave_traces(self) -> None:
-        super().leave_traces()
-        # Of a model that is no more PostgreSQL's statistics still have the most common values.
-        quoted = max(self.values).replace("'", "''")
-        self.query(
-            f"create table gone as select '{quoted}' as email from generate_series(1, 9); analyze gone;"
-            " drop table gone; select 1"
-        )
 
     def found(self) -> list[str]:
         tables = self.query(
@@ -341,3 +340,31 @@ def test_nothing_begins_while_another_process_is_at_work(built: Pipeline, tmp_pa
     assert "marts.duckdb is in use by another process" in in_use.stderr and in_use.stderr.count("\n") == 1
     assert "stream web-events: another process is writing" in being_written.stderr
     assert files_of(shop.home) == before
+
+
+def test_an_administrator_has_the_server_forget_its_statistics(
+    postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = parse_dsn(postgres.dsn)
+    services = tmp_path / "pg_service.conf"
+    services.write_text("[warehouse_transformer]\n" + "".join(f"{name}={each}\n" for name, each in parameters.items()))
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    value = "ann.lee@post.example.net"
+    postgres.execute(
+        f"create table gone as select '{value}' as email from generate_series(1, 9)",
+        "analyze gone",
+        "drop table gone",
+        "checkpoint",
+    )
+    [(number,)] = postgres.query("select oid from pg_database where datname = current_database()")
+    folder = postgres.server.folder / "data" / "base" / str(number)
+
+    def is_in_a_file() -> bool:
+        return any(value.encode() in path.read_bytes() for path in folder.iterdir())
+
+    home = Settings(shop="demo_shop", home=tmp_path, data=tmp_path / "source", engine="postgres")
+    assert is_in_a_file()
+    [statistics, _] = administrator.forget(home, None)
+    assert "vacuum (full) pg_catalog.pg_statistic" in statistics and is_in_a_file()
+    [of_the_log] = administrator.forget(home, parameters)
+    assert "WAL" in of_the_log and not is_in_a_file()
