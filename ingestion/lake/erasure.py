@@ -8,6 +8,7 @@ by one of its name. So after a crash the same again ends it.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,7 @@ class _Row:
 
     place: int
     is_personal: bool
+    is_withdrawn: bool
     load_id: int
     source_file: str | None
     hash: str | None
@@ -144,7 +146,7 @@ def _rows_of_persons(
     number = persons.number_column(types)
     if number is None:
         return []
-    metadata = ["_sdc_load_id", _SOURCE_FILE, _HASH, _OCCURRENCE]
+    metadata = ["_sdc_operation = 'withdraw'", "_sdc_load_id", _SOURCE_FILE, _HASH, _OCCURRENCE]
     names = ", ".join(map(identifier, types))
     result = con.execute(
         f"select file_row_number, {', '.join(metadata)}, {names} from {read([path], _PLACES)}"
@@ -152,7 +154,7 @@ def _rows_of_persons(
     )
     rows = []
     while chunk := result.fetchmany(_FETCH_ROWS):
-        for place, load_id, source_file, old_hash, occurrence, *values in chunk:
+        for place, is_withdrawn, load_id, source_file, old_hash, occurrence, *values in chunk:
             row = dict(zip(types, values, strict=True))
             personal = erased.personal_values(stream.id, row)
             for name, value in personal.items():
@@ -160,7 +162,8 @@ def _rows_of_persons(
             new_hash = None
             if old_hash is not None:
                 new_hash = old_hash if not personal else _hash(erased.record(stream.id, row), types)
-            rows.append(_Row(place, bool(personal), load_id, source_file, old_hash, occurrence, new_hash, occurrence))
+            of_file = source_file, old_hash, occurrence, new_hash, occurrence
+            rows.append(_Row(place, bool(personal), is_withdrawn, load_id, *of_file))
     return rows
 
 
@@ -176,23 +179,27 @@ def _hash(row: Mapping[str, Any], types: Mapping[str, str]) -> str:
 
 
 def _renumber(rows: Sequence[_Row]) -> None:
-    """Keep the rows of a file apart that differed by what is personal alone: they get occurrences of their own."""
+    """Keep the rows of a file apart that differed by what is personal alone: they get occurrences of their own.
+
+    Those that the file still has come first, as when it is read again.
+    """
     same: dict[tuple[str, str], list[_Row]] = defaultdict(list)
     for row in rows:
         if row.source_file is not None and row.new_hash is not None:
             same[row.source_file, row.new_hash].append(row)
     for of_content in same.values():
-        taken = {row.occurrence: row for row in of_content if row.hash == row.new_hash}
-        numbers: dict[tuple[str | None, int | None], int | None] = {}
+        latest: dict[tuple[str | None, int | None], _Row] = {}
         for row in sorted(of_content, key=lambda row: (row.load_id, row.place)):
-            if row.hash == row.new_hash:
-                continue
-            identity = (row.hash, row.occurrence)
-            if identity not in numbers:
-                used = {*taken, *numbers.values()}
-                free = (number for number in range(1, len(used) + 2) if number not in used)
-                numbers[identity] = row.occurrence if row.occurrence not in used else next(free)
-            row.new_occurrence = numbers[identity]
+            latest[row.hash, row.occurrence] = row
+        taken = {occurrence for old_hash, occurrence in latest if old_hash == of_content[0].new_hash}
+        free = (number for number in itertools.count(1) if number not in taken)
+        numbers = {
+            identity: next(free)
+            for identity, row in sorted(latest.items(), key=lambda each: (each[1].is_withdrawn, each[0][1]))
+            if row.hash != row.new_hash
+        }
+        for row in of_content:
+            row.new_occurrence = numbers.get((row.hash, row.occurrence), row.occurrence)
 
 
 def _names(con: duckdb.DuckDBPyConnection, source: str) -> list[str]:

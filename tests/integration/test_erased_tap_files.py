@@ -50,6 +50,18 @@ def test_unchanged_rows_and_broken_lines_are_no_change(kind, tmp_path):
     assert not crm.batches[-1].origin.get("superseded")
 
 
+def test_rows_that_became_equal_are_no_change(tmp_path):
+    crm = Crm(tmp_path)
+    one, two, three = (user(17, version, age=3, updated_at="2026-01-01 10:00:00") for version in (1, 2, 3))
+    crm.ingest(a=[two, three, two])
+    crm.ingest(a=[three, one, one])
+    erase(crm, 17)
+    rows = crm.rows()
+    touch(crm)
+    crm.ingest()
+    assert crm.rows() == rows
+
+
 @pytest.mark.parametrize("is_new", [True, False], ids=["new file", "changed file"])
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_a_changed_person_comes_without_what_is_personal(kind, is_new, tmp_path):
