@@ -26,13 +26,17 @@ import pyarrow.compute as pc
 from ingestion.errors import UserError
 from ingestion.keys import install_hash, kept_key
 from ingestion.lake.definition import NEXT, replace_file
-from ingestion.lake.rowhash import identifier
+from ingestion.lake.rowhash import identifier, literal
 from ingestion.settings import Settings
 
 #: What stands where something was that is not to be kept.
 MARK = "[erased]"
 _KEY = "the key of the suppression list"
-_NUMBER = re.compile(r"[+-]?[0-9]{1,38}")
+#: What does not count around a person's number: spaces of any script, as staging trims them, and ends of lines.
+BLANKS = " \t\n\v\f\r\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+#: A whole number as staging reads it (`to_whole_number`), 7.0 among them; sign and digits count. For any engine.
+WHOLE_NUMBER = "(?:[+]|(-)|)0*([0-9]+)([.]0*)?"
+_NUMBER = re.compile(WHOLE_NUMBER)
 #: Shorter values ("Al", "-") are too often something else.
 LEAST_VALUE_LENGTH = 3
 #: A value is looked for as so many neighbouring words at most.
@@ -48,7 +52,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 class Persons:
     """What a stream says of persons: the column with a person's number, and those with personal data.
 
-    Names count whatever their case. Where numbers are integers `007` and `+7` are 7, as staging reads them.
+    Names count whatever their case. Where numbers are integers `007`, `+7` and `7.0` are 7, as staging reads them.
     """
 
     person: str
@@ -69,12 +73,15 @@ class Persons:
 
     def normalised(self, number: str) -> str:
         """A person's number as it is hashed."""
-        number = number.strip()
-        return str(int(number)) if self.is_integer and _NUMBER.fullmatch(number) else number
+        number = number.strip(BLANKS)
+        whole = _NUMBER.fullmatch(number) if self.is_integer else None
+        if not whole:
+            return number
+        return "0" if whole[2] == "0" else (whole[1] or "") + whole[2]
 
     def is_number(self, number: object) -> bool:
         """Whether this can be somebody's number."""
-        text = "" if number is None else str(number).strip()
+        text = "" if number is None else str(number).strip(BLANKS)
         return bool(_NUMBER.fullmatch(text)) if self.is_integer else bool(text)
 
 
@@ -166,12 +173,10 @@ class Erased:
 
     def is_erased_sql(self, persons: Persons, column: str) -> str:
         """Whether a column of a relation has the number of an erased person, as SQL; never null."""
-        text = f"trim(trim(cast({identifier(column)} as varchar)), ' ' || chr(9) || chr(10) || chr(13))"
+        text = f"trim(cast({identifier(column)} as varchar), {literal(BLANKS)})"
         if persons.is_integer:
-            text = (
-                f"case when regexp_full_match({text}, '[+-]?[0-9]{{1,38}}')"
-                f" then cast(try_cast({text} as hugeint) as varchar) else {text} end"
-            )
+            # What is no whole number does not match, and stays as it is.
+            text = f"regexp_replace(regexp_replace({text}, '^{WHOLE_NUMBER}$', '\\1\\2'), '^-0$', '0')"
         return f"coalesce(is_erased_hash(erasure_hash('person:' || {text})), false)"
 
     def sql(self, stream: str, relation: str, columns: Sequence[str]) -> str:
@@ -369,7 +374,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _fields(text: str) -> list[tuple[str, Any, int, int]] | None:
     """The fields of a JSON object: name, value, and where the value begins and ends; None for what is no object."""
-    decoder = json.JSONDecoder()
+    # Numbers as they are written: 12345678901234567.0 is a number of somebody, 1.2345678901234568e+16 is none.
+    decoder = json.JSONDecoder(parse_float=str, parse_int=str)
     found: list[tuple[str, Any, int, int]] = []
 
     def skip(at: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ingestion.erased import Erased
+from ingestion.erased import BLANKS, Erased
 from ingestion.errors import UserError
 from ingestion.lake import Stream
 from ingestion.settings import PROJECT_ROOT
@@ -45,8 +45,18 @@ class Wanted:
     def record_pattern(self) -> str:
         """A regular expression for records as JSON that name one of the persons."""
         names = "|".join(sorted({_OF_USERS, *(re.escape(table.person) for table in self.tables)}))
-        ids = "|".join(map(re.escape, self.persons))
-        return f'"({names})"[ ]*:[ ]*"?({ids})"?[ ]*[,}}]'
+        ids = "|".join(map(self._spelled, self.persons))
+        # A text's blanks may be written as escapes.
+        blanks = rf"([{BLANKS}]|\\[tnrf]|\\u00(0[bBcC]|[aA]0))*"
+        return f'"({names})"[ ]*:[ ]*"?{blanks}({ids}){blanks}"?[ ]*[,}}]'
+
+    def _spelled(self, person: str) -> str:
+        """All that is this person's id, as a regular expression."""
+        if not all(persons.is_integer for persons in self.listed.streams.values()):
+            return re.escape(person)
+        number = person.removeprefix("-")
+        sign = "-" if number != person else "[+-]?" if number == "0" else "[+]?"
+        return f"{sign}0*{re.escape(number)}([.]0*)?"
 
 
 def declared(shop: str, project: Path = PROJECT_ROOT / "dbt_project") -> list[PersonTable]:

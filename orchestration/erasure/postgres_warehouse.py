@@ -19,7 +19,7 @@ import psycopg2.extensions
 from psycopg2 import sql
 
 from ingestion import lifeline, postgres_service
-from ingestion.erased import Persons
+from ingestion.erased import BLANKS, WHOLE_NUMBER, Persons
 from ingestion.errors import UserError
 from ingestion.lake import Lake
 from ingestion.postgres_service import BUILD_LOCK, LOADER, PUBLISH_LOCK, RAW_LOCK, TRANSFORMER
@@ -223,10 +223,13 @@ def _personal_rows(cursor: Any, table: PersonTable, wanted: Wanted) -> int:
 
 def _normalised(column: sql.Identifier, persons: Persons) -> sql.Composable:
     """A person's number as `Persons.normalised` gives it."""
-    text = sql.SQL("btrim({}::text, E' \\t\\n\\r')").format(column)
+    text = sql.SQL("btrim({}::text, {})").format(column, sql.Literal(BLANKS))
     if not persons.is_integer:
         return text
-    return sql.SQL("case when {0} ~ '^[+-]?[0-9]{{1,38}}$' then {0}::numeric::text else {0} end").format(text)
+    # What is no whole number does not match, and stays as it is.
+    return sql.SQL(r"regexp_replace(regexp_replace({}, {}, '\1\2'), '^-0$', '0')").format(
+        text, sql.Literal(f"^{WHOLE_NUMBER}$")
+    )
 
 
 def _send(cursor: Any, table: str, values: Sequence[str]) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg2 import sql
 
 from ingestion import erased, settings
 from ingestion.erased import Persons
@@ -14,8 +19,10 @@ from ingestion.lake import Lake, Stream, connect
 from ingestion.lake.checking import check_stream
 from ingestion.lake.erasure import redact
 from ingestion.target.rebuild import rebuild
+from orchestration.erasure.postgres_warehouse import _normalised
 from tests.integration.log_based_runs import Follower
 from tests.integration.postgres_runs import Source
+from tests.postgres import Database
 
 USERS = Stream("shop", "users")
 PERSONS = Persons("user_id", ("name", "email", "bio"), is_integer=True)
@@ -168,3 +175,15 @@ def test_records_come_without_what_is_personal(postgres, warehouse):
     # Whoever checks them finds that the column may be null, whatever the table says.
     (schema,) = run.of_type("SCHEMA")
     assert schema["schema"]["properties"]["name"]["type"] == ["string", "null"]
+
+
+@given(st.lists(st.text(st.sampled_from("+-0127. \t\v\u00a0"), max_size=7), min_size=50, max_size=50))
+@hypothesis.settings(
+    max_examples=5, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+def test_the_server_and_python_read_the_same_numbers(postgres: Database, texts: list[str]) -> None:
+    persons = Persons("v", (), is_integer=True)
+    with closing(postgres.connect()) as connection, connection.cursor() as cursor:
+        query = sql.SQL("select {} from unnest(%s::text[]) with ordinality as t(v, n) order by n")
+        cursor.execute(query.format(_normalised(sql.Identifier("v"), persons)), (texts,))
+        assert [row[0] for row in cursor.fetchall()] == [persons.normalised(text) for text in texts]

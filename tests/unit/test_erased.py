@@ -6,17 +6,21 @@ import datetime as dt
 import json
 from dataclasses import replace
 from decimal import Decimal
+from functools import cache
 
+import duckdb
+import hypothesis
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import Environment
 
 from ingestion import erased
 from ingestion.erased import MARK, Erased, Persons
 from ingestion.errors import UserError
 from ingestion.lake import connect
-from ingestion.settings import Settings
+from ingestion.settings import PROJECT_ROOT, Settings
 
 USERS = "crm-users"
 PERSONS = Persons("user_id", ("name", "email", "phone", "age"), is_integer=True)
@@ -75,13 +79,46 @@ def test_a_damaged_list_is_refused(home, content):
 
 # Rows
 
-NUMBERS = ["17", " 17\t", "017", "+17", "1", "171", "17x", "", None, "-17", "23", "17.0", "9" * 45]
-OF_ERASED = ["17", " 17\t", "017", "+17", "23"]
+SPELLINGS = [
+    "17",
+    " 17\t",
+    "017",
+    "+17",
+    "17.",
+    "17.0",
+    "17.000",
+    "+017.00",
+    "\u00a017\u3000",
+    "0" * 50 + "17",
+    "\v17\f\r\n",
+]
+OTHERS = [
+    "1",
+    "171",
+    "17x",
+    "",
+    None,
+    "-17",
+    "17.5",
+    "17.05",
+    "+-17",
+    "17..0",
+    ".17",
+    "17e0",
+    "1_7",
+    "9" * 45,
+    "\u200b17",
+    "0",
+]
+NUMBERS = [*SPELLINGS, *OTHERS, "23"]
+OF_ERASED = [*SPELLINGS, "23", "17.00"]
 TYPES = {
     pa.string(): NUMBERS,
     pa.int64(): [17, 1, None, 23, -17],
     pa.int16(): [17, 1, None],
     pa.decimal128(9, 0): [Decimal(17), Decimal(1), None],
+    pa.decimal128(10, 2): [Decimal("17.00"), Decimal("17.50"), None],
+    pa.float64(): [17.0, 17.5, None],
 }
 
 
@@ -111,6 +148,39 @@ def test_sql_arrow_and_records_agree_whose_row_it_is(kind, tmp_path):
         assert found.to_pylist() == expected
         assert found.schema.types == rows.schema.types
         assert con.execute("select count(*) from duckdb_variables() where value like '%kkkk%'").fetchall() == [(0,)]
+
+
+@cache
+def staging_sql() -> str:
+    """`to_whole_number` of a column v, as staging asks DuckDB."""
+    folder = PROJECT_ROOT / "dbt_project" / "macros"
+    macros = [(folder / name).read_text() for name in ("staging.sql", "engine/values.sql")]
+    ask = "{% macro trimmed(e) %}{{ duckdb__trimmed(e) }}{% endmacro %}{{ duckdb__to_whole_number('v', 'bigint') }}"
+    template = Environment(extensions=["jinja2.ext.do"]).from_string("\n".join([*macros, ask]))
+    return template.render(type_string=lambda: "varchar")
+
+
+#: The list knows these too: of more blanks around it, and of more digits than a number has.
+OF_THE_LIST_ALONE = (" 17\t", "\v17\f\r\n", "9" * 45)
+
+
+@pytest.mark.parametrize("text", [*SPELLINGS, *filter(None, OTHERS), "-17.0", "-0", "+0.0", "-00", "000", "7" * 18])
+def test_numbers_are_what_staging_reads(text):
+    [(read,)] = duckdb.execute(f"select {staging_sql()} from (select $1 as v)", [text]).fetchall()
+    assert PERSONS.is_number(text) == (read is not None or text in OF_THE_LIST_ALONE)
+    assert read is None or PERSONS.normalised(text) == str(read)
+
+
+@given(st.lists(st.text(st.sampled_from("+-0127. \t\v\u00a0"), max_size=7), min_size=50, max_size=50))
+@hypothesis.settings(max_examples=5, deadline=None)
+def test_duckdb_and_python_read_the_same_numbers(texts):
+    with duckdb.connect() as con:
+        for person in {PERSONS.normalised(text) for text in texts[:5]}:
+            whom = Erased(KEY, {USERS: PERSONS}).with_persons([person])
+            whom.install(con)
+            query = f"select {whom.is_erased_sql(PERSONS, 'v')} from (select unnest($1::varchar[]) as v)"
+            found = [is_erased for (is_erased,) in con.execute(query, [texts]).fetchall()]
+            assert found == [PERSONS.normalised(text) == person for text in texts]
 
 
 def test_numbers_that_are_text_are_persons_of_their_own():
@@ -184,6 +254,9 @@ def payload(fields, **more):
     [
         # Of an erased person: by the number, whatever the values are.
         ({"user_id": "17", "name": "New", "country": "DE"}, '{"user_id":"17","name":null,"country":"DE"}'),
+        ({"user_id": 17.0, "name": "New"}, '{"user_id":17.0,"name":null}'),
+        ({"user_id": "17.", "name": "New"}, '{"user_id":"17.","name":null}'),
+        ({"line": "17.0,New,x,y"}, '{"line":"[erased]"}'),
         ({"USER_ID": 17, "EMAIL": None, "age": 4}, '{"USER_ID":17,"EMAIL":null,"age":null}'),
         # Of somebody else, who has the same name.
         ({"user_id": "18", "name": "Jörg Müller"}, '{"user_id":"18","name":"Jörg Müller"}'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ingestion.erased import Erased, Persons
 from ingestion.errors import UserError
 from ingestion.lake import Stream
 from ingestion.settings import Settings
 from orchestration.erasure import __main__ as command
 from orchestration.erasure import files
-from orchestration.erasure.declaration import declared
+from orchestration.erasure.declaration import PersonTable, Wanted, declared
 from orchestration.erasure.values import Search, Value, is_identifying
 
 SOURCES = """
@@ -50,6 +52,29 @@ def test_the_list_of_sources_says_whose_personal_data_are_where(tmp_path: Path) 
     assert table.columns == {"mail": "email", "age": "age"}
     assert declared("online_retail") == []
     assert [table.stream.id for table in declared("demo_shop")] == ["crm-users"]
+
+
+@pytest.mark.parametrize(
+    ("person", "record", "is_named"),
+    [
+        ("7", '{"user_id":7,"x":1}', True),
+        ("7", '{"user_id": "+07.00" }', True),
+        ("7", '{"number":7.}', True),
+        ("7", '{"user_id":"\\t7\\u00a0"}', True),
+        ("7", '{"user_id":-7}', False),
+        ("7", '{"user_id":7.5}', False),
+        ("7", '{"user_id":17}', False),
+        ("-7", '{"user_id":"-007"}', True),
+        ("-7", '{"user_id":"7"}', False),
+        ("0", '{"user_id":-0.0}', True),
+    ],
+)
+def test_records_that_name_a_person(person: str, record: str, is_named: bool) -> None:
+    table = PersonTable(Stream("crm", "users"), "number", {"mail": "email"})
+    listed = Erased(b"k" * 64, {"crm-users": Persons("number", ("mail",), is_integer=True)})
+    pattern = Wanted([table], [person], listed, Search([])).record_pattern
+    assert bool(re.search(pattern, record)) == is_named
+    assert duckdb.execute("select regexp_matches($1, $2)", [record, pattern]).fetchall() == [(is_named,)]
 
 
 def test_personal_data_of_nobody_is_refused(tmp_path: Path) -> None:
