@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ingestion.erased import BLANKS, Erased
+from ingestion.erased import BLANKS, Erased, Persons
 from ingestion.errors import UserError
 from ingestion.lake import Stream
 from ingestion.settings import PROJECT_ROOT
-from orchestration.erasure.values import Search
+from orchestration.erasure.values import IDENTIFYING, Search, is_of_somebody
 
 _RAW = "raw_"
 # As every model calls it.
@@ -30,6 +30,24 @@ class PersonTable:
     columns: Mapping[str, str]
 
 
+@dataclass
+class Held:
+    """What a warehouse has of some persons, found by their numbers."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    """By place: rows in which something is personal."""
+    values: set[tuple[str, str]] = field(default_factory=set)
+    """Texts that are personal, each with its kind."""
+
+    def add(self, place: str, kinds: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Rows of one place: a text for each of the kinds, then how many rows have these texts."""
+        self.rows.setdefault(place, 0)
+        for *texts, count in rows:
+            personal = {pair for pair in zip(texts, kinds, strict=True) if is_of_somebody(pair[0])}
+            self.rows[place] += count if personal else 0
+            self.values |= personal
+
+
 @dataclass(frozen=True)
 class Wanted:
     """Whom and what an erasure looks for."""
@@ -40,6 +58,20 @@ class Wanted:
     listed: Erased
     """A suppression list of them alone."""
     search: Search
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of personal data by the name of a column in lower case, of raw."""
+        return {name.lower(): kind for table in self.tables for name, kind in table.columns.items()}
+
+    def personal_of_model(self, columns: Iterable[str]) -> tuple[Persons, dict[str, str]] | None:
+        """Whose a model's rows are, and the kinds of what tells who they are; None for one that has neither."""
+        kinds = {name: kind for name, kind in self.kinds.items() if kind in IDENTIFYING}
+        kinds |= {kind: kind for kind in IDENTIFYING}
+        names = {name: kinds[name.lower()] for name in columns if name.lower() in kinds}
+        is_integer = any(persons.is_integer for persons in self.listed.streams.values())
+        persons = Persons(_OF_USERS, tuple(names), is_integer)
+        return (persons, names) if names and persons.number_column(columns) else None
 
     @property
     def record_pattern(self) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from ingestion.erased import Erased
+from ingestion.erased import Erased, Persons
 from ingestion.errors import UserError
 from ingestion.lake import Lake, identifier, literal
 from ingestion.lake.compaction import read
@@ -17,8 +17,9 @@ from ingestion.settings import Settings
 from ingestion.target.duckdb import open_existing
 from ingestion.target.rebuild import REBUILT, rebuild
 from orchestration import publish_duckdb
-from orchestration.erasure.declaration import PersonTable, Wanted
+from orchestration.erasure.declaration import Held, PersonTable, Wanted
 from orchestration.erasure.values import MARK, Search
+from orchestration.personal_data import PLAIN
 from orchestration.publish_duckdb import opened, published_version, wal
 
 HISTORY = ("syncs", "builds", "model_runs", "test_results", "failing_rows", "publishes")
@@ -60,7 +61,9 @@ class DuckDBWarehouse:
 
     @property
     def is_built(self) -> bool:
-        """Whether there are models to be made anew."""
+        """Whether there are models to be made anew; a warehouse that was rebuilt has forgotten its builds."""
+        if self._home.marts_file.exists():
+            return True
         if not self._home.warehouse_file.exists():
             return False
         with open_existing(self._home.warehouse_file, read_only=False) as connection:
@@ -71,14 +74,33 @@ class DuckDBWarehouse:
         files = [self._home.published_file, *self._home.published_file.parent.glob("versions/*.duckdb")]
         return len({version.version for file in files if (version := published_version(file))})
 
+    def held_of(self, wanted: Wanted) -> Held:
+        """What raw, the models and what is published in plain have of the persons."""
+        found = Held()
+        for name, file in self._databases():
+            version = published_version(file) if name.startswith("published") else None
+            if version and version.personal_data != PLAIN:
+                continue
+            place = "published" if name.startswith("published") else "models"
+            with _reading(file) as connection:
+                wanted.listed.install(connection)
+                for schema, table in _tables(connection):
+                    relation = f"{identifier(schema)}.{identifier(table)}"
+                    columns = [row[0] for row in connection.execute(f"describe from {relation}").fetchall()]
+                    of_raw = next((each for each in wanted.tables if _is_of(each, schema, table)), None)
+                    if of_raw:
+                        persons = wanted.listed.streams[of_raw.stream.id]
+                        kinds = {each: wanted.kinds[each.lower()] for each in persons.personal(columns)}
+                        _add(connection, found, f"raw: {of_raw.stream.id}", relation, columns, persons, kinds, wanted)
+                    elif schema != "ops" and (personal := wanted.personal_of_model(columns)):
+                        _add(connection, found, place, relation, columns, *personal, wanted)
+        return found
+
     def count(self, wanted: Wanted) -> dict[str, int]:
-        """By place: the rows that have something of the persons, or any of the values."""
+        """By place: the rows of the history of runs and of the quarantine that have something of the persons."""
         counts: dict[str, int] = {}
         if self._home.warehouse_file.exists():
             with open_existing(self._home.warehouse_file, read_only=False) as connection:
-                wanted.listed.install(connection)
-                for table in wanted.tables:
-                    counts[f"raw: {table.stream.id}"] = _personal_rows(connection, table, wanted.listed)
                 for name in ("quarantine", *HISTORY):
                     if _has_rows(connection, "ops", name):
                         counts[f"ops.{name}"] = sum(_matches(connection, f"ops.{name}", wanted.search).values())
@@ -211,6 +233,31 @@ def _personal_rows(connection: duckdb.DuckDBPyConnection, table: PersonTable, er
     return connection.execute(
         f"select count(*) from {relation} where ({filled}) and {erased.is_erased_sql(persons, number)}"
     ).fetchall()[0][0]
+
+
+def _is_of(table: PersonTable, schema: str, name: str) -> bool:
+    return (table.stream.schema, table.stream.name) == (schema, name)
+
+
+def _add(
+    connection: duckdb.DuckDBPyConnection,
+    found: Held,
+    place: str,
+    relation: str,
+    columns: Sequence[str],
+    persons: Persons,
+    kinds: Mapping[str, str],
+    wanted: Wanted,
+) -> None:
+    """Add what a table has of the persons; `kinds` has its personal columns."""
+    number = persons.number_column(columns)
+    if number is None or not kinds:
+        return
+    texts = ", ".join(f"cast({identifier(name)} as varchar)" for name in kinds)
+    rows = connection.execute(
+        f"select {texts}, count(*) from {relation} where {wanted.listed.is_erased_sql(persons, number)} group by all"
+    ).fetchall()
+    found.add(place, list(kinds.values()), rows)
 
 
 def search_files(

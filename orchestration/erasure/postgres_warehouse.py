@@ -28,11 +28,13 @@ from ingestion.target.rebuild import rebuild
 from orchestration import publish_postgres
 from orchestration.erasure import administrator as administrator_of
 from orchestration.erasure import files
-from orchestration.erasure.declaration import PersonTable, Wanted
+from orchestration.erasure.declaration import Held, PersonTable, Wanted
 from orchestration.erasure.values import Search
 
 _HISTORY = ("builds", "model_runs", "test_results", "failing_rows", "publishes")
 """Tables of ops that dbt and publish write, which tell of the past."""
+_OF_MODELS = ("intermediate", publish_postgres.BUILD, "published", "published_before")
+"""The schemas in which dbt and publish keep tables."""
 _LEDGER = ("loads", "quarantine", "streams", "syncs")
 _FETCH_ROWS = 5_000
 _WAIT = "60s"
@@ -91,18 +93,48 @@ class PostgresWarehouse:
     def is_built(self) -> bool:
         """Whether there are models to be made anew."""
         with self._connected(TRANSFORMER) as cursor:
-            return _has_rows(cursor, "ops.builds")
+            models = _rows(cursor, "select 1 from pg_tables where schemaname = %s limit 1", publish_postgres.BUILD)
+            return bool(models) or _has_rows(cursor, "ops.builds")
 
     def versions(self) -> int:
         """How many versions there are that readers have or that can be brought back."""
         return publish_postgres.versions(self._home)
 
+    def held_of(self, wanted: Wanted) -> Held:
+        """What raw, the models and what is published have of the persons."""
+        found = Held()
+        with self._connected(TRANSFORMER) as cursor:
+            _send(cursor, "wanted_persons", wanted.persons)
+            for schema, name, columns, *_ in _rows(cursor, _TABLES):
+                of_raw = [each for each in wanted.tables if (each.stream.schema, each.stream.name) == (schema, name)]
+                if of_raw:
+                    persons = wanted.listed.streams[of_raw[0].stream.id]
+                    kinds = {each: wanted.kinds[each.lower()] for each in persons.personal(columns)}
+                    place = f"raw: {of_raw[0].stream.id}"
+                elif schema in _OF_MODELS and (personal := wanted.personal_of_model(columns)):
+                    persons, kinds = personal
+                    place = "published" if schema.startswith("published") else "models"
+                else:
+                    continue
+                number = persons.number_column(columns)
+                if number is None or not kinds:
+                    continue
+                texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(each)) for each in kinds)
+                query = sql.SQL(
+                    "select {0}, count(*) from {1} where {2} in (select value from pg_temp.wanted_persons) group by {3}"
+                ).format(
+                    texts,
+                    sql.Identifier(schema, name),
+                    _normalised(sql.Identifier(number), persons),
+                    sql.SQL(", ").join(sql.SQL(str(place)) for place in range(1, len(kinds) + 1)),
+                )
+                found.add(place, list(kinds.values()), _rows(cursor, query))
+        return found
+
     def count(self, wanted: Wanted) -> dict[str, int]:
-        """By place: the rows that have something of the persons, or any of the values."""
+        """By place: the rows of the history of runs and of the quarantine that have something of the persons."""
         counts = {}
         with self._connected(TRANSFORMER) as cursor:
-            for table in wanted.tables:
-                counts[f"raw: {table.stream.id}"] = _personal_rows(cursor, table, wanted)
             for schema, name, *columns in _rows(cursor, _TABLES):
                 if schema == "ops" and name in (*_HISTORY, "quarantine"):
                     counts[f"ops.{name}"] = sum(_matches(cursor, schema, name, columns, wanted.search).values())

@@ -54,6 +54,11 @@ def digits(text: str) -> str:
     return re.sub("[^0-9]", "", text)
 
 
+def is_of_somebody(text: str | None) -> bool:
+    """Whether this is anybody's, and not what stands for nobody."""
+    return text is not None and text.strip().lower() not in ("", *_OF_NOBODY)
+
+
 def is_identifying(text: str | None, kind: str) -> bool:
     """Whether a value tells a person from others, and so is looked for."""
     if text is None or kind not in IDENTIFYING:

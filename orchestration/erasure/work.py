@@ -24,7 +24,7 @@ from ingestion.lake.definition import replace_file, streams
 from ingestion.lake.erasure import Found, find, redact
 from ingestion.settings import POSTGRES, Settings
 from orchestration.erasure import building, files
-from orchestration.erasure.declaration import PersonTable, Wanted
+from orchestration.erasure.declaration import Held, PersonTable, Wanted
 from orchestration.erasure.duckdb_warehouse import DuckDBWarehouse, search_files
 from orchestration.erasure.others import Others, held
 from orchestration.erasure.values import Search, Value, is_identifying
@@ -45,8 +45,11 @@ class Warehouse(Protocol):
     def versions(self) -> int:
         """How many versions there are that readers have or that can be brought back."""
 
+    def held_of(self, wanted: Wanted) -> Held:
+        """What raw, the models and what is published have of the persons, by their numbers; while held."""
+
     def count(self, wanted: Wanted) -> dict[str, int]:
-        """By place: the rows that have something of the persons, or any of the values; while held."""
+        """By place: the rows beside those that have something of the persons, or any of the values; while held."""
 
     def rebuild(self, lake: Lake, wanted: Wanted) -> None:
         """Make raw and ops anew from the lake; what tells of past runs is kept, without the values."""
@@ -95,7 +98,10 @@ class Pending:
             values = [Value(*value) for value in content["values"]]
             return cls(content["persons"], values, content["counts"], content["began_at"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}, what an erasure left that did not end, cannot be read; remove it") from error
+            raise UserError(
+                f"{file}, what an erasure left that did not end, cannot be read; bring it back from a backup, or"
+                " move it away and type the same again: then values that stand in logs alone are not looked for"
+            ) from error
 
 
 class Erasure:
@@ -148,8 +154,17 @@ class Erasure:
         nobody = replace(self._known, persons=frozenset(), values=frozenset(), pending=frozenset())
         only = nobody.with_streams(self._streams_of).with_persons(wanted)
         with self._connected() as con:
-            found = self._found(con, only)
-            values = self._values(con, only, found)
+            by_number = Wanted(self._tables, wanted, only, Search([]))
+            in_warehouse = self.warehouse.held_of(by_number)
+            # The lake may have forgotten what the warehouse has: its periods are over, or it was erased by way of the
+            # other engine, whose files are searched in the end.
+            personal = set(in_warehouse.values)
+            if self.home.engine == POSTGRES:
+                personal |= DuckDBWarehouse(self.home).held_of(by_number).values
+            for each in self._found(con, only):
+                for column, texts in each.values.items():
+                    personal |= {(str(text), by_number.kinds.get(column, "")) for text in texts}
+            values = self._values(con, only, personal)
             if before:
                 again = {value.text for value in before.values}
                 values = [*before.values, *(value for value in values if value.text not in again)]
@@ -157,12 +172,15 @@ class Erasure:
             found = self._found(con, self._list)
             self.strangers = sorted(set(wanted) - held(self._lake, con, self._tables, self._list))
         self.pending = Pending(wanted, values)
-        self.went_on = before is not None
+        # The list knows it too, where somebody removed the file.
+        self.went_on = before is not None or not self._known.pending.isdisjoint(map(self._known.person_hash, wanted))
         if before:
             self.pending.began_at, self.pending.counts = before.began_at, before.counts
         self._count("lake: rows", sum(count for each in found for count in each.rows.values()))
         self._count("lake: files", sum(len(each.rows) + len(each.quarantined) for each in found))
         self._count("lake: quarantined records", sum(count for each in found for count in each.quarantined.values()))
+        for place, count in in_warehouse.rows.items():
+            self._count(place, count)
         for place, count in self.warehouse.count(self._wanted(self._search)).items():
             self._count(place, count)
         self._count("logs and the like", len(files.found(self.home, self._search)))
@@ -294,18 +312,9 @@ class Erasure:
     def _found(self, con: Any, listed: Erased) -> list[Found]:
         return [find(self._lake, con, stream, listed) for stream in streams(self._lake)]
 
-    def _values(self, con: Any, listed: Erased, found: Collection[Found]) -> list[Value]:
-        """What tells who the persons are, and whether others have it too."""
-        kinds: dict[str, str] = {}
-        for table in self._tables:
-            kinds |= {column.lower(): kind for column, kind in table.columns.items()}
-        texts = {
-            (str(text), kinds[column])
-            for each in found
-            for column, of_column in each.values.items()
-            for text in of_column
-            if is_identifying(str(text), kinds.get(column, ""))
-        }
+    def _values(self, con: Any, listed: Erased, personal: Collection[tuple[str, str]]) -> list[Value]:
+        """What tells who the persons are, of texts and their kinds, and whether others have it too."""
+        texts = {(text, kind) for text, kind in personal if is_identifying(text, kind)}
         others = Others(self._lake, con, self._tables, listed, Search(Value(*each) for each in texts))
         # Examples in the models' yml come into dbt's files with each build.
         examples = files.in_project()

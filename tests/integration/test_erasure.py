@@ -16,10 +16,14 @@ import psycopg2
 import pytest
 from psycopg2.extensions import parse_dsn
 
+from ingestion.erased import Erased, Persons
 from ingestion.lake import Lake, Stream
 from ingestion.postgres_service import RAW_LOCK
 from ingestion.settings import Settings
 from orchestration.erasure import administrator
+from orchestration.erasure.declaration import Wanted, declared
+from orchestration.erasure.postgres_warehouse import PostgresWarehouse
+from orchestration.erasure.values import Search
 from orchestration.services import warehouse_database
 from orchestration.services.postgres import PostgresServer
 from tests import erasure
@@ -368,3 +372,29 @@ def test_an_administrator_has_the_server_forget_its_statistics(
     assert "vacuum (full) pg_catalog.pg_statistic" in statistics and is_in_a_file()
     [of_the_log] = administrator.forget(home, parameters)
     assert "WAL" in of_the_log and not is_in_a_file()
+
+
+def test_a_database_says_by_number_what_it_has_of_a_person(
+    postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = parse_dsn(postgres.dsn)
+    service = "".join(f"{name}={each}\n" for name, each in parameters.items())
+    (tmp_path / "pg_service.conf").write_text(f"[warehouse_transformer]\n{service}[warehouse_loader]\n{service}")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "pg_service.conf"))
+    home = Settings(shop="demo_shop", home=tmp_path, data=tmp_path / "source", engine="postgres")
+    warehouse = PostgresWarehouse(home)
+    assert not warehouse.is_built
+    postgres.execute(
+        "create schema raw_crm",
+        "create schema build",
+        "create table raw_crm.users (user_id text, name text, email text, phone text, age text)",
+        "insert into raw_crm.users values ('07', null, 'old7@post.example.net', null, '44'), ('8', 'B', 'b@c', '', '')",
+        "create table build.dim_users (user_id bigint, name text, email text, phone text)",
+        "insert into build.dim_users values (7, 'Ann Lee', 'unknown@example.com', null), (8, 'B', 'b@c', '1')",
+    )
+    persons = Persons("user_id", ("name", "email", "phone", "age"), is_integer=True)
+    listed = Erased(b"k" * 32).with_streams({"crm-users": persons}).with_persons(["7"])
+    held = warehouse.held_of(Wanted(declared("demo_shop"), ["7"], listed, Search([])))
+    assert held.rows == {"raw: crm-users": 1, "models": 1}
+    assert held.values == {("old7@post.example.net", "email"), ("44", "age"), ("Ann Lee", "name")}
+    assert warehouse.is_built

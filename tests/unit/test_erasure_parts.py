@@ -19,7 +19,9 @@ from ingestion.settings import Settings
 from orchestration.erasure import __main__ as command
 from orchestration.erasure import files
 from orchestration.erasure.declaration import PersonTable, Wanted, declared
+from orchestration.erasure.duckdb_warehouse import DuckDBWarehouse
 from orchestration.erasure.values import Search, Value, is_identifying
+from orchestration.erasure.work import Erasure
 
 SOURCES = """
 sources:
@@ -178,3 +180,69 @@ def test_a_shop_without_personal_data_has_nothing_to_erase(
     monkeypatch.setattr(sys, "argv", ["erase-user", "17850", "--apply"])
     assert command.main() == 0
     assert "online_retail has no personal data" in capsys.readouterr().out
+
+
+PERSONS = {"crm-users": Persons("user_id", ("name", "email", "phone", "age"), is_integer=True)}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Settings:
+    """A warehouse in files whose lake has nothing any more: its periods are over."""
+    home = Settings(shop="demo_shop", home=tmp_path, data=tmp_path / "source")
+    with duckdb.connect(str(home.warehouse_file)) as connection:
+        connection.execute("create schema raw_crm; create schema ops; create table ops.builds (invocation_id text)")
+        connection.execute("create table raw_crm.users (user_id text, name text, email text, phone text, age text)")
+        connection.execute(
+            "insert into raw_crm.users values ('7', null, 'old7@post.example.net', null, '44'),"
+            " (' +07 ', null, null, null, null), ('8', 'Other Body', 'other8@post.example.net', null, null)"
+        )
+    return home
+
+
+def marts(home: Settings) -> None:
+    with duckdb.connect(str(home.marts_file)) as connection:
+        connection.execute("create table dim_users (user_id bigint, name text, email text, phone text, age bigint)")
+        connection.execute(
+            "insert into dim_users values (7, 'Ann Lee-Moore', 'unknown@example.com', '491715550199', 44),"
+            " (8, 'Other Body', 'other8@post.example.net', null, 44)"
+        )
+
+
+def looked(home: Settings, person: str = "7") -> Erasure:
+    erasure = Erasure(home, declared("demo_shop"), PERSONS)
+    erasure.look([person], keyed=True)
+    return erasure
+
+
+def test_what_the_lake_has_forgotten_is_found_in_raw_and_in_the_models(home: Settings) -> None:
+    marts(home)
+    (home.home / "logs").mkdir()
+    (home.home / "logs" / "run.log").write_text("sent to old7@post.example.net, other8@post.example.net\n")
+    erasure = looked(home)
+    assert {(value.text, value.kind) for value in erasure.pending.values} == {
+        ("old7@post.example.net", "email"),
+        ("Ann Lee-Moore", "name"),
+        ("491715550199", "phone"),
+    }
+    counts = {place: count for place, count in erasure.pending.counts.items() if count}
+    assert counts == {"raw: crm-users": 1, "models": 1, "logs and the like": 1}
+    erasure.clean_files()
+    assert (home.home / "logs" / "run.log").read_text() == "sent to [erased], other8@post.example.net\n"
+
+
+def test_an_erasure_that_did_not_end_is_needed_whatever_became_of_its_file(home: Settings) -> None:
+    with duckdb.connect(str(home.warehouse_file)) as connection:
+        connection.execute("update raw_crm.users set email = null, age = null where user_id = '7'")
+    assert not looked(home).is_needed
+    marts(home)
+    assert looked(home).is_needed, "the models have the person, and raw has not"
+    home.marts_file.unlink()
+    erasure = looked(home)
+    erasure._known.with_persons(["7"]).save(home)
+    assert looked(home).is_needed and not looked(home, "8").went_on, "the list says that it did not end"
+
+
+def test_a_warehouse_that_has_forgotten_its_builds_still_has_models(home: Settings) -> None:
+    assert not DuckDBWarehouse(home).is_built
+    marts(home)
+    assert DuckDBWarehouse(home).is_built
