@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -111,6 +112,11 @@ class Erased:
         """The hash of a personal value."""
         return self._hash_of(normalised_value(value))
 
+    @property
+    def _check(self) -> str:
+        """What tells that a key is the list's own."""
+        return hmac.digest(self._key, b"check:", "sha256").hex()
+
     def _hash_of(self, normalised: str) -> str:
         return hmac.digest(self._key, f"value:{normalised}".encode(errors="replace"), "sha256").hex()
 
@@ -134,6 +140,9 @@ class Erased:
 
     def save(self, home: Settings) -> None:
         """Replace the list on the disk, at once, for this user's eyes alone. Raises OSError."""
+        self._write(home, self._check)
+
+    def _write(self, home: Settings, check: str) -> None:
         file = home.erased_file
         # Made before it is filled: nobody else may ever read it.
         descriptor = os.open(file.with_name(f"{file.name}{NEXT}"), os.O_WRONLY | os.O_CREAT, 0o600)
@@ -147,6 +156,7 @@ class Erased:
             "persons": sorted(self.persons),
             "values": sorted(self.values),
             "pending": sorted(self.pending),
+            "check": check,
         }
         replace_file(file, json.dumps(content, indent=1) + "\n")
 
@@ -321,10 +331,12 @@ def load(home: Settings) -> Erased | None:
     """The suppression list; None where nobody was erased.
 
     Raises:
-        UserError: the list is damaged, or its key is missing: erased persons would come back.
+        UserError: the list is missing or damaged, or its key is missing or another: erased persons would come back.
     """
-    file = home.erased_file
+    file, key_file = home.erased_file, home.erasure_key_file
     if not file.exists():
+        if key_file.exists() or _has_certificates(home):
+            raise _lost(file, "the suppression list, is missing")
         return None
     try:
         fields = json.loads(file.read_text())
@@ -333,26 +345,44 @@ def load(home: Settings) -> Erased | None:
             for name, each in fields["streams"].items()
         }
         persons, values, pending = (frozenset(fields[name]) for name in ("persons", "values", "pending"))
+        check = fields["check"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{file}, the suppression list, cannot be read: bring it back from a backup; without it the persons whose"
-            " personal data was erased would come back"
-        ) from error
-    key_file = home.erasure_key_file
+        raise _lost(file, "the suppression list, cannot be read") from error
+    if not persons:
+        if _has_certificates(home):
+            raise _lost(file, "the suppression list, has nobody, whom certificates name")
+        return None
     if not key_file.exists():
-        raise UserError(
-            f"{key_file}, {_KEY}, is missing: bring it back from a backup; without it the persons whose personal data"
-            " was erased would come back"
-        )
-    return Erased(kept_key(key_file, _KEY), streams, persons, values, pending)
+        raise _lost(key_file, f"{_KEY}, is missing")
+    listed = Erased(kept_key(key_file, _KEY), streams, persons, values, pending)
+    if check != listed._check:
+        raise _lost(key_file, f"is not {_KEY}")
+    return listed
 
 
 def begin(home: Settings) -> Erased:
-    """The suppression list, or an empty one that is on no disk yet; its key is made where there is none.
+    """The suppression list, or one of nobody; its key is made where there is none.
 
     Raises UserError as `load` does.
     """
-    return load(home) or Erased(kept_key(home.erasure_key_file, _KEY))
+    if listed := load(home):
+        return listed
+    if not home.erased_file.exists():
+        # Before the key, which without a list is a list that was lost.
+        Erased(b"")._write(home, "")
+    return Erased(kept_key(home.erasure_key_file, _KEY))
+
+
+def _has_certificates(home: Settings) -> bool:
+    """Whether somebody was erased here."""
+    return any(home.erased_file.with_name("erasures").glob("[0-9]*.json"))
+
+
+def _lost(file: Path, what: str) -> UserError:
+    return UserError(
+        f"{file}, {what}: bring it back from a backup; without it the persons whose personal data was erased would"
+        " come back (docs/erasure.md)"
+    )
 
 
 def _unescaped(text: str) -> str:

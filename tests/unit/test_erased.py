@@ -39,6 +39,8 @@ def home(tmp_path):
 
 # The list on the disk
 
+NO_CHECK = '{"streams": {}, "persons": ["ab"], "values": [], "pending": []}'
+
 
 def test_nobody_was_erased(home):
     assert erased.load(home) is None
@@ -69,7 +71,53 @@ def test_a_list_without_its_key_is_refused(home):
     assert not home.erasure_key_file.exists()
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"persons": []}', '{"streams": []}'])
+def test_the_key_of_another_list_is_refused(home, tmp_path):
+    erased.begin(home).with_persons(["17"]).save(home)
+    (tmp_path / "other").mkdir()
+    other = replace(home, home=tmp_path / "other")
+    erased.begin(other)
+    other.erasure_key_file.replace(home.erasure_key_file)
+    for ask in (erased.load, erased.begin):
+        with pytest.raises(UserError, match=r"erasure\.key, is not the key of the suppression list: bring it back"):
+            ask(home)
+
+
+@pytest.mark.parametrize("left", ["key", "certificate"])
+def test_a_list_that_was_lost_is_refused(home, left):
+    begun = erased.begin(home).with_persons(["17"])
+    begun.save(home)
+    home.erased_file.unlink()
+    if left == "certificate":
+        home.erasure_key_file.unlink()
+        (home.home / "erasures").mkdir()
+        (home.home / "erasures" / "20260101T000000Z.json").write_text("{}")
+    for ask in (erased.load, erased.begin):
+        with pytest.raises(
+            UserError, match=r"erased\.json, the suppression list, is missing: bring it back .* come back"
+        ):
+            ask(home)
+    if left == "certificate":
+        erased.Erased(KEY).save(home)
+        with pytest.raises(UserError, match="has nobody, whom certificates name"):
+            erased.load(home)
+
+
+def test_a_list_that_was_begun_and_not_filled_is_of_nobody(home, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(erased, "kept_key", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            erased.begin(home)
+    assert erased.load(home) is None
+    begun = erased.begin(home)
+    assert erased.load(home) is None
+    assert erased.begin(home) == begun
+    # What an erasure keeps until it ends is no certificate.
+    (home.home / "erasures").mkdir()
+    (home.home / "erasures" / "pending.json").write_text("{}")
+    assert erased.load(home) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"persons": []}', '{"streams": []}', NO_CHECK])
 def test_a_damaged_list_is_refused(home, content):
     erased.begin(home)
     home.erased_file.write_text(content)
@@ -174,8 +222,9 @@ def test_numbers_are_what_staging_reads(text):
 @given(st.lists(st.text(st.sampled_from("+-0127. \t\v\u00a0"), max_size=7), min_size=50, max_size=50))
 @hypothesis.settings(max_examples=5, deadline=None)
 def test_duckdb_and_python_read_the_same_numbers(texts):
+    texts += ["-0", "+00", " -0.0", "-00."]
     with duckdb.connect() as con:
-        for person in {PERSONS.normalised(text) for text in texts[:5]}:
+        for person in {"0", *(PERSONS.normalised(text) for text in texts[:5])}:
             whom = Erased(KEY, {USERS: PERSONS}).with_persons([person])
             whom.install(con)
             query = f"select {whom.is_erased_sql(PERSONS, 'v')} from (select unnest($1::varchar[]) as v)"
