@@ -166,6 +166,25 @@ class Erased:
         """What a stream says of persons; None where it holds none, and its rows are to be left as they are."""
         return self.streams.get(stream) if self.persons else None
 
+    def known_by(self, stream: str, columns: Iterable[str]) -> tuple[str, list[str]] | None:
+        """Of some columns of a stream the one with the person's number, and those that are personal; None for none.
+
+        Raises UserError where there is something personal and no number: whose it is cannot be told.
+        """
+        persons = self.rows_of(stream)
+        columns = tuple(columns)
+        personal = persons.personal(columns) if persons else []
+        if not persons or not personal:
+            return None
+        number = persons.number_column(columns)
+        if number is None:
+            raise UserError(
+                f"stream {stream}: {', '.join(personal)} without {persons.person}, by which erased persons are known:"
+                f" select {persons.person}; where the source has renamed it, name the new one as `person` in the list"
+                " of sources, then run scripts/erase-user for somebody again (docs/erasure.md)"
+            )
+        return number, personal
+
     def has(self, persons: Persons, number: object) -> bool:
         """Whether this is the number of an erased person."""
         return number is not None and self.person_hash(persons.normalised(str(number))) in self.persons
@@ -192,35 +211,31 @@ class Erased:
     def sql(self, stream: str, relation: str, columns: Sequence[str]) -> str:
         """A query for all of a relation, or a query in parentheses, without what is erased; `columns` are its own.
 
-        The connection must know what `install` tells it.
+        The connection must know what `install` tells it. Raises UserError as `known_by` does.
         """
-        persons = self.rows_of(stream)
-        number = persons and persons.number_column(columns)
-        personal = persons.personal(columns) if persons else []
-        if not persons or not number or not personal:
+        known = self.known_by(stream, columns)
+        if not known:
             return f"from {relation}"
+        number, personal = known
         values = ", ".join(
             f"case when not _sdc_is_erased then {identifier(name)} end as {identifier(name)}" for name in personal
         )
         return (
             f"select * exclude (_sdc_is_erased) replace ({values})"
-            f" from (select *, {self.is_erased_sql(persons, number)} as _sdc_is_erased from {relation})"
+            f" from (select *, {self.is_erased_sql(self.streams[stream], number)} as _sdc_is_erased from {relation})"
         )
 
     def mask(self, stream: str, rows: pa.RecordBatch) -> pa.BooleanArray | None:
-        """Which rows are of erased persons; None where none is."""
-        persons = self.rows_of(stream)
-        number = persons and persons.number_column(rows.schema.names)
-        if not persons or not number:
-            return None
-        numbers = rows.column(number)
-        known = [each for each in pc.unique(numbers) if self.has(persons, each.as_py())]
+        """Which rows are of erased persons; None where none is. Raises UserError as `known_by` does."""
+        known = self.known_by(stream, rows.schema.names)
         if not known:
             return None
-        return pc.is_in(numbers, value_set=pa.array([each.as_py() for each in known], numbers.type))
+        numbers = rows.column(known[0])
+        erased = [each.as_py() for each in pc.unique(numbers) if self.has(self.streams[stream], each.as_py())]
+        return pc.is_in(numbers, value_set=pa.array(erased, numbers.type)) if erased else None
 
     def arrow(self, stream: str, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """Rows without what is erased."""
+        """Rows without what is erased. Raises UserError as `known_by` does."""
         is_erased = self.mask(stream, rows)
         if is_erased is None:
             return rows
@@ -231,12 +246,11 @@ class Erased:
         return rows
 
     def record(self, stream: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A record without what is erased: itself where nothing is."""
-        persons = self.rows_of(stream)
-        number = persons and persons.number_column(record)
-        if not persons or not number or not self.has(persons, record[number]):
+        """A record without what is erased: itself where nothing is. Raises UserError as `known_by` does."""
+        known = self.known_by(stream, record)
+        if not known or not self.has(self.streams[stream], record[known[0]]):
             return record
-        return {**record, **dict.fromkeys(persons.personal(record))}
+        return {**record, **dict.fromkeys(known[1])}
 
     def personal_values(self, stream: str, record: Mapping[str, Any]) -> dict[str, str]:
         """What is personal in a record of an erased person, by column in lower case; empty for others'."""

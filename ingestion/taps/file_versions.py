@@ -94,11 +94,9 @@ def erase_records(
     con: duckdb.DuckDBPyConnection, config: FileStreamConfig, columns: Sequence[str], erased: Erased
 ) -> None:
     """Take what is personal of erased persons out of `records`, and give those the hash of what is left."""
-    persons = erased.rows_of(config.stream.id)
-    number = persons and persons.number_column(columns)
-    personal = persons.personal(columns) if persons else []
-    if persons and number and personal:
-        is_erased = erased.is_erased_sql(persons, number)
+    if known := erased.known_by(config.stream.id, columns):
+        number, personal = known
+        is_erased = erased.is_erased_sql(erased.streams[config.stream.id], number)
         nulls = ", ".join(f"{identifier(name)} = null" for name in personal)
         con.execute(f"update {RECORDS} set {nulls} where {is_erased}")
         con.execute(f"update {RECORDS} set {ROW_HASH} = {row_hash_sql(columns)} where {is_erased}")

@@ -64,6 +64,17 @@ def test_broken_records_wait_without_what_is_personal(warehouse):
     warehouse.check_identities()
 
 
+def test_a_renamed_number_is_refused(warehouse, tmp_path):
+    erase(warehouse, 17, also_lake=False)
+    renamed = {"number" if name == "id" else name: kind for name, kind in TYPES.items()}
+    anna = {"number": 17, "name": "Anna"}
+    file = tmp_path / "orders.jsonl"
+    file.write_text(f"{json.dumps(anna)}\n")
+    for message in (record(**anna), batch(file, file_format="jsonl")):
+        with pytest.raises(UserError, match="stream shop-orders: name without ID, by which erased persons are known"):
+            warehouse.load([schema(renamed, keys=["number"]), message])
+
+
 def test_files_of_other_taps_bring_nobody_back(warehouse, tmp_path):
     erase(warehouse, 17, also_lake=False)
     file = tmp_path / "orders.jsonl"

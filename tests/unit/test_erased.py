@@ -249,6 +249,21 @@ def test_other_streams_and_an_empty_list_leave_rows_alone():
     assert LIST.record("shop-orders", record) is record
 
 
+def test_rows_that_do_not_tell_whose_they_are_are_refused():
+    rows = pa.record_batch({"key": ["17"], "Name": ["Anna"]})
+    says = r"crm-users: Name without user_id, by which erased persons are known: select user_id; .* list of sources"
+    for ask in (
+        lambda: LIST.arrow(USERS, rows),
+        lambda: LIST.record(USERS, rows.to_pylist()[0]),
+        lambda: LIST.sql(USERS, "people", rows.schema.names),
+    ):
+        with pytest.raises(UserError, match=says):
+            ask()
+    nothing_personal = rows.drop_columns(["Name"])
+    assert LIST.arrow(USERS, nothing_personal) is nothing_personal
+    assert LIST.payload(USERS, '{"name":"x"}') == '{"name":"x"}'
+
+
 def test_the_order_of_many_rows_stays(tmp_path):
     many = LIST.with_persons(map(str, range(0, 300_000, 300)))
     with connect(tmp_path) as con:
