@@ -38,8 +38,12 @@ BLANKS = " \t\n\v\f\r\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u200
 #: A whole number as staging reads it (`to_whole_number`), 7.0 among them; sign and digits count. For any engine.
 WHOLE_NUMBER = "(?:[+]|(-)|)0*([0-9]+)([.]0*)?"
 _NUMBER = re.compile(WHOLE_NUMBER)
-#: Shorter values ("Al", "-") are too often something else.
+#: A value is looked for between the bounds of words. Shorter ones ("Al", "-") are too often something else, but where a
+#: letter is beyond ASCII: many a name in Chinese has two.
 LEAST_VALUE_LENGTH = 3
+LEAST_LENGTH_BEYOND_ASCII = 2
+#: Fewer digits alone are an order's number as well as a phone's, and are known in personal columns only.
+LEAST_DIGITS = 9
 #: A value is looked for as so many neighbouring words at most.
 _MOST_WORDS = 8
 _WORD = re.compile(r"""[^\s,;|:"'{}\[\]()<>=\\]+""")
@@ -91,6 +95,17 @@ def normalised_value(value: str) -> str:
     return " ".join(value.split()).lower().strip(_EDGES)
 
 
+def is_long_enough(value: str) -> bool:
+    """Whether a value tells a person from other words, and so is looked for."""
+    return len(value) >= (LEAST_VALUE_LENGTH if value.isascii() else LEAST_LENGTH_BEYOND_ASCII)
+
+
+def is_short_number(value: str) -> bool:
+    """Whether a value is digits alone, and too few to be looked for where anything but a person may stand."""
+    digits = value.replace(" ", "")
+    return digits.isdecimal() and len(digits) < LEAST_DIGITS
+
+
 @dataclass(frozen=True)
 class Erased:
     """The list. `persons`, `values` and `pending` are hashes; `pending` are those whose erasure has not ended."""
@@ -131,8 +146,12 @@ class Erased:
 
     def with_values(self, values: Iterable[str]) -> Erased:
         """The list with these values of erased persons (names, e-mails, phones), but for those that are too short."""
-        hashes = (self.value_hash(value) for value in values if len(normalised_value(value)) >= LEAST_VALUE_LENGTH)
-        return replace(self, values=self.values | frozenset(hashes))
+        normalised = filter(is_long_enough, map(normalised_value, values))
+        return replace(self, values=self.values | frozenset(map(self._hash_of, normalised)))
+
+    def has_value(self, value: str) -> bool:
+        """Whether this, in a personal column, is a value of an erased person."""
+        return self.value_hash(value) in self.values
 
     def without_pending(self) -> Erased:
         """The list when the erasures have ended."""
@@ -277,7 +296,8 @@ class Erased:
             for last in range(min(at + _MOST_WORDS, len(words)) - 1, at - 1, -1):
                 start, end = words[at][0], words[last][1]
                 normalised = normalised_value(text[start:end])
-                if len(normalised) >= LEAST_VALUE_LENGTH and self._hash_of(normalised) in self.values:
+                is_findable = is_long_enough(normalised) and not is_short_number(normalised)
+                if is_findable and self._hash_of(normalised) in self.values:
                     yield start, end
                     at = last
                     break
@@ -315,6 +335,8 @@ class Erased:
             if not self.has(persons, by_name[number]):
                 return payload
             personal = set(persons.personal(by_name))
+        elif persons:
+            personal = {name for name in persons.personal(by_name) if self.has_value(str(by_name[name]))}
         parts, end = [], 0
         is_line_erased = is_line and self._is_line_erased(stream, str(by_name["line"]))
         for name, value, start, stop in fields:

@@ -28,7 +28,10 @@ KEY = b"k" * 64
 LIST = (
     Erased(KEY, {USERS: PERSONS})
     .with_persons(["17", "23"])
-    .with_values(["Anna O'Brien", "anna@shop.example", "(030) 12-34", "Jörg Müller", "Al"])
+    .with_values(
+        ["Anna O'Brien", "anna@shop.example", "(030) 12-34", "Jörg Müller", "Al", "Eva", "Bö", "12345", "12 34"]
+    )
+    .with_values(["017612345", "49 176 123"])
 )
 
 
@@ -287,6 +290,11 @@ def test_the_order_of_many_rows_stays(tmp_path):
         ("17,Anna  O'Brien;(030) 12-34|DE", f"17,{MARK};({MARK}|DE"),
         ("of Anna O'Brien's", f"of {MARK}'s"),
         ("Al is too short to be known", "Al is too short to be known"),
+        ("Eva, Evan and Medieval", f"{MARK}, Evan and Medieval"),
+        ("Bö, Böhm", f"{MARK}, Böhm"),
+        ("order 12345 of 12 34, rows: 12345", "order 12345 of 12 34, rows: 12345"),
+        ("call 017612345", f"call {MARK}"),
+        ("call 49 176 123", "call 49 176 123"),
         ("hanna@shop.example and anna@shop.example.org", "hanna@shop.example and anna@shop.example.org"),
         ("", ""),
     ],
@@ -328,6 +336,11 @@ def payload(fields, **more):
         ({"user_id": "17x", "name": "Jörg Müller", "age": 5}, '{"user_id":"17x","name":null,"age":5}'),
         ({"user_id": None, "note": "call (030) 12-34!"}, '{"user_id":null,"note":null}'),
         ({"a": {"b": ["jörg müller"]}, "c": [1, None, True]}, '{"a":null,"c":[1,null,true]}'),
+        # Few digits are a value in a column of persons alone: elsewhere they are anything.
+        ({"user_id": "17x", "phone": "12345", "x": "12345"}, '{"user_id":"17x","phone":null,"x":"12345"}'),
+        ({"order_id": 12345, "user_id": "x", "x": {"y": 12345}}, '{"order_id":12345,"user_id":"x","x":{"y":12345}}'),
+        ({"user_id": 12345, "phone": "12345"}, '{"user_id":12345,"phone":"12345"}'),
+        ({"line": "12345,x"}, '{"line":"12345,x"}'),
         # Lines that are no record: as a whole.
         ({"line": "17,New,new@shop.example,x,y"}, '{"line":"[erased]"}'),
         ({"line": '{"user_id": 17, "name": "Ne'}, '{"line":"[erased]"}'),
@@ -348,6 +361,13 @@ def test_quarantined_records(fields, left):
 def test_lines_of_other_streams_go_by_values_alone():
     assert payload({"line": "17,x"}, stream="shop-orders") == '{"line":"17,x"}'
     assert payload({"line": "17,Jörg Müller"}, stream="shop-orders") == '{"line":"[erased]"}'
+
+
+def test_few_digits_are_nobody_in_other_streams():
+    assert (
+        payload({"order_id": "12345", "phone": "12345"}, stream="shop-orders") == '{"order_id":"12345","phone":"12345"}'
+    )
+    assert payload({"note": "017612345"}, stream="shop-orders") == '{"note":null}'
 
 
 def test_the_rest_of_a_payload_stays_letter_for_letter():
