@@ -125,6 +125,7 @@ class FileStream(LakeStream):
 
     def _prepare(self, workplace: Workplace) -> None:
         """Make the workplace able to tell whose rows are of erased persons."""
+        self.lake_tap.look_again_who_is_erased()
         if self.lake_tap.erased:
             self.lake_tap.erased.install(workplace.con)
 

@@ -132,6 +132,10 @@ class LakeTap(Tap):
         """Whose personal data does not come back; None where nobody was erased. Raises UserError for a damaged list."""
         return erased.load(settings.load())
 
+    def look_again_who_is_erased(self) -> None:
+        """Read the suppression list anew: before a stream's lock was taken somebody may have been erased."""
+        self.__dict__.pop("erased", None)
+
     def path(self, setting: str, default: Path) -> Path:
         """The path that a setting says, from the project's root."""
         value = self.config.get(setting)

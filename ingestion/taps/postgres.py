@@ -198,7 +198,7 @@ class PostgresStream(LakeStream):
         assert lake is not None
         with lake.lock(self.lake_stream):
             lake.remove_orphans(self.lake_stream)
-            self.__dict__.pop("lake_table", None)  # Before the lock another process may have written.
+            self.refresh()
             yield from self.unsent()
             target = self.lake_table
             try:
@@ -276,7 +276,8 @@ class PostgresStream(LakeStream):
             super()._write_schema_message()
 
     def refresh(self) -> None:
-        """Look at the lake anew: before the lock another process may have written."""
+        """Look at the lake anew: before the lock another process may have written, or erased somebody."""
+        self.lake_tap.look_again_who_is_erased()
         self.__dict__.pop("lake_table", None)
 
     def move(self, position: Mapping[str, Any]) -> None:

@@ -159,9 +159,9 @@ def main() -> None:
         files = (
             {config.stream: config for config in load_streams(home.streams_file)} if home.streams_file.exists() else {}
         )
-        list_of_erased = erased.load(home)
+        _ = erased.load(home)
         engine = open_warehouse(home, memory_limit="1GB", threads=2)
-        run = Run(engine, Lake(home.lake), Options(), time.time_ns() // 1_000_000, list_of_erased)
+        run = Run(engine, Lake(home.lake), Options(), time.time_ns() // 1_000_000, erased.load(home))
         try:
             results = replay(run, files)
         finally:

@@ -210,7 +210,7 @@ class TargetWarehouse(Target):
         """The run, which opens the warehouse when first asked for."""
         if self._run is None:
             home = settings.load()
-            list_of_erased = erased.load(home)
+            _ = erased.load(home)  # Refuse before a warehouse is made what would let an erased person come back.
             options = {name: self.config[name] for name in Options.__dataclass_fields__ if name in self.config}
             lake = Lake(Path(self.config.get("lake") or home.lake).resolve())
             engine = open_warehouse(
@@ -221,7 +221,8 @@ class TargetWarehouse(Target):
                 memory_limit=self.config.get("memory_limit", "256MB"),
                 threads=self.config.get("threads", 2),
             )
-            self._run = Run(engine, lake, Options(**options), self.initialized_at, list_of_erased)
+            # Nobody is erased while the warehouse is held, so this list holds to the end.
+            self._run = Run(engine, lake, Options(**options), self.initialized_at, erased.load(home))
         return self._run
 
     def _process_state_message(self, message_dict: dict[str, Any]) -> None:

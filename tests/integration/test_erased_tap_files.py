@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from dataclasses import replace
 
@@ -115,6 +117,17 @@ def test_a_person_does_not_come_back_as_a_broken_record(kind, is_new, tmp_path):
     touch(crm)
     crm.ingest()
     assert (crm.rows(), crm.quarantine()) == before
+
+
+def test_who_was_erased_since_the_tap_began_does_not_come_back(tmp_path):
+    crm = Crm(tmp_path)
+    crm.put("users/a.csv", crm.written([user(17), user(18)]))
+    tap = TapFiles(config=crm.config)
+    assert tap.erased is None
+    erase(crm, 17)
+    with contextlib.redirect_stdout(io.StringIO()):
+        tap.sync_all()
+    assert [row["name"] for row in crm.rows()] == [None, user(18)["name"]]
 
 
 def test_records_come_without_what_is_personal(tmp_path):

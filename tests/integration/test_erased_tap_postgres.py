@@ -165,6 +165,19 @@ def test_the_log_brings_changes_without_what_is_personal(postgres, warehouse):
     assert not [value for value in VALUES if value in texts(warehouse.lake)]
 
 
+@pytest.mark.parametrize("method", ["FULL_TABLE", "LOG_BASED"])
+def test_who_was_erased_since_the_tap_began_does_not_come_back(postgres, warehouse, method):
+    postgres.execute(*TABLE)
+    follower = Follower(postgres, warehouse, default_replication_method=method)
+    tap = follower.tap()
+    assert tap.erased is None
+    erase(warehouse.lake, 17)
+    assert follower.send(tap).faults == []
+    found = texts(warehouse.lake)
+    assert "Name 4" in found
+    assert not [value for value in VALUES if value in found]
+
+
 def test_records_come_without_what_is_personal(postgres, warehouse):
     postgres.execute(*TABLE)
     shop = Source(postgres, warehouse)

@@ -13,6 +13,7 @@ from ingestion.erased import Persons
 from ingestion.errors import UserError
 from ingestion.lake import Stream, commands, connect
 from ingestion.lake.erasure import redact
+from ingestion.target import target
 from ingestion.target.rebuild import rebuild
 from tests.integration.conftest import ENGINES
 from tests.integration.test_target_loading import batch, record, schema
@@ -91,6 +92,18 @@ def test_a_replay_brings_nobody_back(warehouse, run_replay):
     assert run_replay() == "shop-orders: 2 loaded, 0 known already, 0 still wait\n"
     assert [(row[0], row[1], row[3]) for row in warehouse.query(ROWS)] == [(17, None, "long"), (18, "Ben Ode", "long")]
     warehouse.check_identities()
+
+
+def test_who_was_erased_before_the_warehouse_was_held_does_not_come_back(warehouse, monkeypatch):
+    open_warehouse = target.open_warehouse
+
+    def erase_first(*arguments, **options):
+        erase(warehouse, 17, also_lake=False)
+        return open_warehouse(*arguments, **options)
+
+    monkeypatch.setattr(target, "open_warehouse", erase_first)
+    warehouse.load([schema(TYPES), record(**ANNA), record(**BEN)])
+    assert [row[:2] for row in warehouse.query(ROWS)] == [(17, None), (18, "Ben Ode")]
 
 
 def test_without_the_key_of_the_list_nothing_is_loaded(warehouse, run_replay):
