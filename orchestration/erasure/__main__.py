@@ -121,6 +121,8 @@ def _conclude(home: Settings, erasure: Erasure, verified: dict, certificate: Pat
         f"Not looked at, because it is the source's: {home.data}, and databases that tap-postgres reads. Whoever is"
         " erased there too cannot come back; whoever is not comes without personal data (docs/erasure.md)."
     )
+    if verified["elsewhere"]:
+        print("Equal to a value of theirs, where no persons are, and left there: " + "; ".join(verified["elsewhere"]))
     if verified["found"]:
         print(f"{PROGRAM}: not all is erased; it was found in:", file=sys.stderr)
         for place in verified["found"]:

@@ -14,9 +14,11 @@ from ingestion.erased import BLANKS, Erased, Persons
 from ingestion.errors import UserError
 from ingestion.lake import Stream
 from ingestion.settings import PROJECT_ROOT
-from orchestration.erasure.values import IDENTIFYING, Search, is_of_somebody
+from orchestration.erasure.values import IDENTIFYING, Search, Value, is_of_somebody
 
 _RAW = "raw_"
+FREE_TEXTS = ("message", "reason", "failing_row", "payload")
+"""The columns of ops that quote data; the others name models, streams, runs."""
 # As every model calls it.
 _OF_USERS = "user_id"
 
@@ -48,6 +50,35 @@ class Held:
             self.values |= personal
 
 
+@dataclass
+class Looked:
+    """What a search for what should be gone has seen."""
+
+    columns: int = 0
+    found: list[str] = field(default_factory=list)
+    """Where anything of the persons still is."""
+    elsewhere: list[str] = field(default_factory=list)
+    """Where a value stands that is not the person's there: in columns that hold no persons, in others' tables."""
+    equal: set[Value] = field(default_factory=set)
+    """Values that stand elsewhere, and so in the bytes of the files too."""
+
+    def add(self, other: Looked) -> None:
+        """What another search has seen."""
+        self.columns += other.columns
+        self.found += other.found
+        self.elsewhere += other.elsewhere
+        self.equal |= other.equal
+
+    def note(self, place: str, count: int, search: Search, texts: Iterable[str | None], *, is_personal: bool) -> None:
+        """A column, and how many rows of it have any of the values; `texts` are those rows'."""
+        self.columns += 1
+        if not count:
+            return
+        (self.found if is_personal else self.elsewhere).append(f"{place}: {count} rows")
+        if not is_personal:
+            self.equal |= search.of_texts(texts)
+
+
 @dataclass(frozen=True)
 class Wanted:
     """Whom and what an erasure looks for."""
@@ -72,6 +103,16 @@ class Wanted:
         is_integer = any(persons.is_integer for persons in self.listed.streams.values())
         persons = Persons(_OF_USERS, tuple(names), is_integer)
         return (persons, names) if names and persons.number_column(columns) else None
+
+    def is_personal(self, schema: str, table: str, columns: Collection[str], column: str) -> bool:
+        """Whether a column of the warehouse can have something of a person: all others are about something else."""
+        if schema == "ops":
+            return column in FREE_TEXTS
+        for each in self.tables:
+            if (each.stream.schema, each.stream.name) == (schema, table):
+                return column.lower() in {name.lower() for name in each.columns}
+        personal = self.personal_of_model(columns)
+        return personal is not None and column in personal[1]
 
     @property
     def record_pattern(self) -> str:

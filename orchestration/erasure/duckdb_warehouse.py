@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
 
 from ingestion.erased import Erased, Persons
 from ingestion.errors import UserError
-from ingestion.lake import Lake, identifier, literal
+from ingestion.lake import Lake, Stream, identifier, literal
 from ingestion.lake.compaction import read
 from ingestion.settings import Settings
 from ingestion.target.duckdb import open_existing
 from ingestion.target.rebuild import REBUILT, rebuild
 from orchestration import publish_duckdb
-from orchestration.erasure.declaration import Held, PersonTable, Wanted
+from orchestration.erasure.declaration import FREE_TEXTS, Held, Looked, PersonTable, Wanted
 from orchestration.erasure.values import MARK, Search
 from orchestration.personal_data import PLAIN
 from orchestration.publish_duckdb import opened, published_version, wal
@@ -103,7 +103,10 @@ class DuckDBWarehouse:
             with open_existing(self._home.warehouse_file, read_only=False) as connection:
                 for name in ("quarantine", *HISTORY):
                     if _has_rows(connection, "ops", name):
-                        counts[f"ops.{name}"] = sum(_matches(connection, f"ops.{name}", wanted.search).values())
+                        matches = _matches(connection, f"ops.{name}", wanted.search)
+                        counts[f"ops.{name}"] = sum(
+                            count for column, (count, _) in matches.items() if column in FREE_TEXTS
+                        )
                 if "ops.failing_rows" in counts:
                     [(count,)] = connection.execute(
                         f"select count(*) from ops.failing_rows where {_is_failing_row(wanted)}"
@@ -139,9 +142,9 @@ class DuckDBWarehouse:
         """Nothing: what is replaced is gone."""
         return []
 
-    def search(self, wanted: Wanted) -> tuple[list[str], int]:
-        """Where anything of the persons or any of the values still is, and how many columns were looked at."""
-        found, columns = [], 0
+    def search(self, wanted: Wanted) -> Looked:
+        """Look for anything of the persons and any of the values."""
+        looked = Looked()
         for name, file in self._databases():
             with _reading(file) as connection:
                 connection.execute("set TimeZone = 'UTC'")
@@ -149,16 +152,10 @@ class DuckDBWarehouse:
                 if name == "warehouse":
                     for table in wanted.tables:
                         if rows := _personal_rows(connection, table, wanted.listed):
-                            found.append(f"raw: {table.stream.id}: {rows} rows of the persons")
+                            looked.found.append(f"raw: {table.stream.id}: {rows} rows of the persons")
                 for schema, table_name in _tables(connection):
-                    matches = _matches(connection, f"{identifier(schema)}.{identifier(table_name)}", wanted.search)
-                    columns += len(matches)
-                    found += [
-                        f"{name}: {schema}.{table_name}.{column}: {count} rows"
-                        for column, count in matches.items()
-                        if count
-                    ]
-        return found, columns
+                    _search(connection, looked, name, schema, table_name, wanted)
+        return looked
 
     def _databases(self) -> Iterator[tuple[str, Path]]:
         home = self._home
@@ -204,7 +201,7 @@ def _keep_history(connection: duckdb.DuckDBPyConnection, wanted: Wanted) -> None
 
 
 def _is_failing_row(wanted: Wanted) -> str:
-    patterns = [*wanted.search.column_patterns, wanted.record_pattern]
+    patterns = [*wanted.search.own_patterns, wanted.record_pattern]
     return " or ".join(f"regexp_matches(failing_row, {literal(pattern)}, 'i')" for pattern in patterns)
 
 
@@ -212,7 +209,7 @@ def _cleaned(column: str, kind: str, search: Search) -> str:
     value = identifier(column)
     if column == "inputs_hash":
         value = "cast(null as varchar)"
-    elif kind == "VARCHAR":
+    elif kind == "VARCHAR" and column in FREE_TEXTS:
         for pattern in search.patterns:
             value = f"regexp_replace({value}, {literal(pattern)}, {literal(MARK)}, 'gi')"
     return f"{value} as {identifier(column)}"
@@ -261,37 +258,70 @@ def _add(
 
 
 def search_files(
-    connection: duckdb.DuckDBPyConnection, files: Sequence[Path], search: Search
-) -> tuple[dict[str, int], int]:
-    """The same for Parquet files: how many rows have any of the values, by column; and how many columns there are."""
-    if not files:
-        return {}, 0
-    matches = _matches(connection, read(files), search)
-    return {column: count for column, count in matches.items() if count}, len(matches)
+    connection: duckdb.DuckDBPyConnection, stream: Stream, files: Sequence[Path], wanted: Wanted
+) -> Looked:
+    """The same for the Parquet files of a stream of the lake, rows or quarantined records."""
+    looked = Looked()
+    for of_records in (False, True):
+        some = [file for file in files if file.name.endswith(".quarantine.parquet") == of_records]
+        if some:
+            table = ("ops", "quarantine") if of_records else (stream.schema, stream.name)
+            _search(connection, looked, "lake", *table, wanted, relation=read(some), shown=stream.id)
+    return looked
 
 
-def _matches(connection: duckdb.DuckDBPyConnection, relation: str, search: Search) -> dict[str, int]:
-    """How many rows have any of the values, by column; columns that can have none are left out."""
-    counted = {}
+def _search(
+    connection: duckdb.DuckDBPyConnection,
+    looked: Looked,
+    name: str,
+    schema: str,
+    table: str,
+    wanted: Wanted,
+    relation: str | None = None,
+    shown: str | None = None,
+) -> None:
+    """Look at all columns of a table of the database `name`, or of a relation that has its columns."""
+    relation = relation or f"{identifier(schema)}.{identifier(table)}"
+    columns = [row[0] for row in connection.execute(f"describe from {relation}").fetchall()]
+    own = {column for column in columns if wanted.is_personal(schema, table, columns, column)}
+    for column, (count, condition) in _matches(connection, relation, wanted.search, own).items():
+        texts: list[str | None] = []
+        if count and column not in own:
+            texts = [
+                text
+                for (text,) in connection.execute(
+                    f"select distinct cast({identifier(column)} as varchar) from {relation} where {condition}"
+                ).fetchall()
+            ]
+        place = f"{name}: {shown or f'{schema}.{table}'}.{column}"
+        looked.note(place, count, wanted.search, texts, is_personal=column in own)
+
+
+def _matches(
+    connection: duckdb.DuckDBPyConnection, relation: str, search: Search, own: Collection[str] = FREE_TEXTS
+) -> dict[str, tuple[int, str]]:
+    """How many rows have any of the values, by column, and which; columns that can have none are left out.
+
+    `own` are those that hold persons.
+    """
+    conditions = {}
     numbers = ", ".join(literal(number.lstrip("0")) for number in search.numbers)
     for column, kind, *_ in connection.execute(f"describe from {relation}").fetchall():
         value = identifier(column)
         if kind.startswith(_NEITHER) and not kind.endswith("]"):
             continue
         if kind.startswith(_NUMBERS) and not kind.endswith("]"):
-            counted[column] = (
-                f"regexp_extract(cast({value} as varchar), '^-?([0-9]*)', 1) in ({numbers})" if numbers else ""
-            )
+            condition = f"regexp_extract(cast({value} as varchar), '^-?([0-9]*)', 1) in ({numbers})" if numbers else ""
         else:
+            patterns = search.patterns_of(column in own, column in FREE_TEXTS)
             text = f"cast({value} as varchar)"
-            counted[column] = " or ".join(
-                f"regexp_matches({text}, {literal(pattern)}, 'i')" for pattern in search.column_patterns
-            )
-    conditions = ", ".join(f"count(*) filter ({condition or 'false'})" for condition in counted.values())
+            condition = " or ".join(f"regexp_matches({text}, {literal(pattern)}, 'i')" for pattern in patterns)
+        conditions[column] = condition or "false"
     if not conditions:
         return {}
-    row = connection.execute(f"select {conditions} from {relation}").fetchall()[0]
-    return dict(zip(counted, row, strict=True))
+    counted = ", ".join(f"count(*) filter ({condition})" for condition in conditions.values())
+    counts = connection.execute(f"select {counted} from {relation}").fetchall()[0]
+    return {column: (count, conditions[column]) for column, count in zip(conditions, counts, strict=True)}
 
 
 def _tables(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:

@@ -54,6 +54,11 @@ def all_files(home: Settings) -> Iterator[Path]:
                 yield path
 
 
+def is_of_tables(home: Settings, path: Path) -> bool:
+    """Whether a file has tables' rows, of the lake or a database."""
+    return path.is_relative_to(home.lake) or path.name.endswith((".duckdb", ".duckdb.wal"))
+
+
 def contains(path: Path, search: Search) -> bool:
     """Whether a file has any of the values in its bytes; a file that has gone has not."""
     overlap = b""
@@ -69,8 +74,9 @@ def contains(path: Path, search: Search) -> bool:
 
 
 def in_project() -> str:
-    """All texts of the dbt project, in lower case: no person's, whatever the names in its tests."""
+    """All texts of the dbt project and of Meltano's, in lower case: no person's, whatever the names in its tests."""
     paths = [path for ending in ("yml", "sql", "csv", "md") for path in PROJECT_ROOT.glob(f"dbt_project/**/*.{ending}")]
+    paths += [PROJECT_ROOT / "meltano.yml", *PROJECT_ROOT.glob("ingestion/shops/*.yml")]
     return "\n".join(path.read_text(encoding="utf-8").lower() for path in paths)
 
 

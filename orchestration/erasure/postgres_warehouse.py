@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from ingestion.target.rebuild import rebuild
 from orchestration import publish_postgres
 from orchestration.erasure import administrator as administrator_of
 from orchestration.erasure import files
-from orchestration.erasure.declaration import Held, PersonTable, Wanted
+from orchestration.erasure.declaration import FREE_TEXTS, Held, Looked, PersonTable, Wanted
 from orchestration.erasure.values import Search
 
 _HISTORY = ("builds", "model_runs", "test_results", "failing_rows", "publishes")
@@ -137,7 +137,8 @@ class PostgresWarehouse:
         with self._connected(TRANSFORMER) as cursor:
             for schema, name, *columns in _rows(cursor, _TABLES):
                 if schema == "ops" and name in (*_HISTORY, "quarantine"):
-                    counts[f"ops.{name}"] = sum(_matches(cursor, schema, name, columns, wanted.search).values())
+                    matches = _matches(cursor, schema, name, columns, wanted.search)
+                    counts[f"ops.{name}"] = sum(count for column, (count, _) in matches.items() if column in FREE_TEXTS)
                 if (schema, name) == ("ops", "failing_rows"):
                     rows = _rows(cursor, "select failing_row from ops.failing_rows")
                     counts["ops.failing_rows"] = sum(_is_failing_row(row, wanted) for row in rows)
@@ -146,10 +147,9 @@ class PostgresWarehouse:
     def rebuild(self, lake: Lake, wanted: Wanted) -> None:
         """Raw and the ledger from the lake, and the history of runs without the values; all in new files."""
         with self._connected(TRANSFORMER) as cursor:
-            for schema, name, columns, categories, _ in _rows(cursor, _TABLES):
+            for schema, name, columns, *_ in _rows(cursor, _TABLES):
                 if schema == "ops" and name in _HISTORY:
-                    texts = [column for column, each in zip(columns, categories, strict=True) if each == "S"]
-                    _clean(cursor, name, texts, wanted)
+                    _clean(cursor, name, [column for column in columns if column in FREE_TEXTS], wanted)
                     _rewrite(cursor, "ops", name)
         rebuild(self._home, memory_limit="1GB", threads=2, report=lambda line: None, lake=lake)
         with self._connected(LOADER) as cursor:
@@ -168,29 +168,42 @@ class PostgresWarehouse:
         """Have the server forget what it keeps beside the tables; returns what it cannot, and what to do."""
         return administrator_of.forget(self._home, administrator)
 
-    def search(self, wanted: Wanted) -> tuple[list[str], int]:
-        """Where anything of the persons or any of the values still is, and how many columns were looked at."""
-        found, looked_at = [], 0
+    def search(self, wanted: Wanted) -> Looked:
+        """Look for anything of the persons and any of the values."""
+        looked = Looked()
         with self._connected(TRANSFORMER) as cursor:
             for table in wanted.tables:
                 if rows := _personal_rows(cursor, table, wanted):
-                    found.append(f"raw: {table.stream.id}: {rows} rows of the persons")
+                    looked.found.append(f"raw: {table.stream.id}: {rows} rows of the persons")
+            ours = self._ours(cursor)
             for schema, name, *columns in _rows(cursor, _TABLES):
-                if not _rows(cursor, "select has_table_privilege(%s, 'select')", _quoted(schema, name))[0][0]:
-                    found.append(f"{schema}.{name}: not ours, and not to be read by {TRANSFORMER}: look there yourself")
+                if not _is_readable(cursor, schema, name):
+                    looked.elsewhere.append(
+                        f"{schema}.{name}: not to be read by {TRANSFORMER}, and so not looked at: look there yourself"
+                    )
                     continue
-                matches = _matches(cursor, schema, name, columns, wanted.search)
-                looked_at += len(matches)
-                found += [f"{schema}.{name}.{column}: {count} rows" for column, count in matches.items() if count]
+                own = {each for each in columns[0] if wanted.is_personal(schema, name, columns[0], each)}
+                own = own if (schema, name) in ours else set()
+                for column, (count, texts) in _matches(cursor, schema, name, columns, wanted.search, own).items():
+                    looked.note(f"{schema}.{name}.{column}", count, wanted.search, texts, is_personal=column in own)
+            equal = wanted.search.without(looked.equal)
             # What PostgreSQL notes of columns to plan queries: their most common values.
             for schema, name, column, *texts in _rows(
                 cursor,
                 "select schemaname, tablename, attname, most_common_vals::text, histogram_bounds::text from pg_stats",
             ):
-                if wanted.search.is_in_texts(texts):
-                    found.append(f"statistics of {schema}.{name}.{column}")
-            found += [str(path) for path in self._own_files(cursor) if files.contains(path, wanted.search)]
-        return found, looked_at
+                if equal.is_in_texts(texts):
+                    looked.found.append(f"statistics of {schema}.{name}.{column}")
+            looked.found += [str(path) for path in self._own_files(cursor) if files.contains(path, equal)]
+        return looked
+
+    def _ours(self, cursor: Any) -> set[tuple[str, str]]:
+        """The tables of the warehouse's own roles: schema and name."""
+        [(user,)] = _rows(cursor, "select current_user::text")
+        owners = [user, postgres_service.connection(LOADER).get("user", user)]
+        return set(
+            _rows(cursor, "select schemaname::text, tablename::text from pg_tables where tableowner = any(%s)", owners)
+        )
 
     def _own_files(self, cursor: Any) -> Iterator[Path]:
         """The database's files and the log of changes, of a server of `scripts/services`: others are out of reach."""
@@ -215,8 +228,16 @@ def _rows(cursor: Any, statement: str | sql.Composable, *values: Any) -> list[tu
     return cursor.fetchall()
 
 
-def _quoted(schema: str, name: str) -> str:
-    return ".".join('"' + part.replace('"', '""') + '"' for part in (schema, name))
+def _is_readable(cursor: Any, schema: str, name: str) -> bool:
+    """Whether we may read a table; by its number, since a name in a schema that is shut cannot be asked for."""
+    [(is_readable,)] = _rows(
+        cursor,
+        "select has_schema_privilege(pg_namespace.oid, 'usage') and has_table_privilege(pg_class.oid, 'select')"
+        " from pg_class join pg_namespace on pg_namespace.oid = relnamespace where nspname = %s and relname = %s",
+        schema,
+        name,
+    )
+    return is_readable
 
 
 def _has_rows(cursor: Any, table: str) -> bool:
@@ -272,14 +293,24 @@ def _send(cursor: Any, table: str, values: Sequence[str]) -> None:
     cursor.copy_expert(f"copy pg_temp.{table} from stdin", io.StringIO(lines))
 
 
-def _matches(cursor: Any, schema: str, name: str, columns: Sequence[Sequence[str]], search: Search) -> dict[str, int]:
-    """How many rows have any of the values, by column; columns that can have none are left out."""
+def _matches(
+    cursor: Any,
+    schema: str,
+    name: str,
+    columns: Sequence[Sequence[str]],
+    search: Search,
+    own: Collection[str] = FREE_TEXTS,
+) -> dict[str, tuple[int, set[str | None]]]:
+    """How many rows have any of the values, by column, and their texts; columns that can have none are left out.
+
+    `own` are those that hold persons.
+    """
     names, categories, types = columns
     # Of the kinds of types: dates, intervals and booleans have no texts.
     texts = [each for each, category in zip(names, categories, strict=True) if category not in "NDTB"]
     numbers = [each for each, category in zip(names, categories, strict=True) if category == "N"]
     kinds = dict(zip(names, types, strict=True))
-    counts = dict.fromkeys([*texts, *numbers], 0)
+    found: dict[str, tuple[int, set[str | None]]] = {each: (0, set()) for each in [*texts, *numbers]}
     if texts:
         shown = [
             sql.SQL("encode({}, 'escape')" if kinds[each] == "bytea" else "{}::text").format(sql.Identifier(each))
@@ -291,27 +322,34 @@ def _matches(cursor: Any, schema: str, name: str, columns: Sequence[Sequence[str
             reader.execute(query)
             while chunk := reader.fetchmany(_FETCH_ROWS):
                 for column, values in zip(texts, zip(*chunk, strict=True), strict=True):
-                    if search.is_in_texts(values):
-                        counts[column] += sum(search.is_in_texts([value]) for value in values)
+                    patterns = search.patterns_of(column in own, column in FREE_TEXTS)
+                    if search.is_in_texts(values, patterns):
+                        matching = [value for value in values if search.is_in_texts([value], patterns)]
+                        found[column] = (found[column][0] + len(matching), found[column][1] | set(matching))
     if numbers and search.numbers:
         _send(cursor, "wanted_numbers", [number.lstrip("0") for number in search.numbers])
-        counted = [
-            sql.SQL(
-                "count(*) filter (where trunc(abs({}::numeric))::text in (select value from pg_temp.wanted_numbers))"
-            ).format(sql.Identifier(each))
-            for each in numbers
-        ]
-        query = sql.SQL("select {} from {}").format(sql.SQL(", ").join(counted), sql.Identifier(schema, name))
-        counts |= dict(zip(numbers, _rows(cursor, query)[0], strict=True))
-    return counts
+        for column in numbers:
+            query = sql.SQL(
+                "select trunc(abs({0}::numeric))::text, count(*) from {1} where trunc(abs({0}::numeric))::text"
+                " in (select value from pg_temp.wanted_numbers) group by 1"
+            ).format(sql.Identifier(column), sql.Identifier(schema, name))
+            rows = _rows(cursor, query)
+            found[column] = (sum(count for _, count in rows), {number for number, _ in rows})
+    return found
 
 
 def _is_failing_row(texts: Iterable[str | None], wanted: Wanted) -> bool:
-    return wanted.search.is_in_texts(texts) or any(re.search(wanted.record_pattern, text) for text in texts if text)
+    return wanted.search.is_in_texts(texts, wanted.search.own_patterns) or any(
+        re.search(wanted.record_pattern, text) for text in texts if text
+    )
 
 
 def _clean(cursor: Any, name: str, texts: Sequence[str], wanted: Wanted) -> None:
     """Take the values out of a table of the history of runs, whose builds count as of the same inputs no more."""
+    if name == "builds":
+        cursor.execute("update ops.builds set inputs_hash = null")
+    if not texts:
+        return
     columns = sql.SQL(", ").join(map(sql.Identifier, texts))
     for place, *values in _rows(
         cursor, sql.SQL("select ctid::text, {} from {}").format(columns, sql.Identifier("ops", name))
@@ -326,8 +364,6 @@ def _clean(cursor: Any, name: str, texts: Sequence[str], wanted: Wanted) -> None
         changed = sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(each)) for each in texts)
         statement = sql.SQL("update {} set {} where ctid = %s::tid").format(sql.Identifier("ops", name), changed)
         cursor.execute(statement, [*new, place])
-    if name == "builds":
-        cursor.execute("update ops.builds set inputs_hash = null")
 
 
 def _rewrite(cursor: Any, schema: str, name: str) -> None:

@@ -6,7 +6,7 @@ import html
 import json
 import re
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -28,11 +28,16 @@ _AT_ONCE = 40
 
 @dataclass(frozen=True, order=True)
 class Value:
-    """A value of a person. `is_shared`: others have it too, or it stands within a value of theirs."""
+    """A value of a person.
+
+    `is_shared`: others have it too, or it stands within a value of theirs; `is_projects`: it is a word of the dbt
+    project, which stands in its files whoever has that name.
+    """
 
     text: str
     kind: str
     is_shared: bool = False
+    is_projects: bool = False
 
     def forms(self) -> set[str]:
         """As it came, as staging cleans it, and both as JSON, SQL, addresses and HTML write them."""
@@ -74,7 +79,8 @@ class Search:
     """
 
     def __init__(self, values: Iterable[Value]) -> None:
-        forms = {form for value in values for form in value.forms()}
+        self.values = frozenset(values)
+        forms = {form for value in self.values for form in value.forms()}
         # Over bytes RE2 knows the cases of ASCII alone.
         forms |= {
             spelled for form in forms if not form.isascii() for spelled in (form.lower(), form.upper(), form.title())
@@ -86,10 +92,15 @@ class Search:
         self.patterns = _patterns({*texts, *self.numbers})
         """For any bytes and texts, and for what is to be replaced."""
         in_columns = [f"(^|[^[:alnum:]]){pattern}([^[:alnum:]]|$)" for pattern in _patterns(forms - texts)]
+        self.word_patterns = [f"(^|[^[:alnum:]]){each}([^[:alnum:]]|$)" for each in _patterns(texts)]
+        self.word_patterns += _patterns(self.numbers)
+        """For what quotes records of all kinds, as messages do: whole words, and no short numbers."""
         self.loose_patterns = _patterns(forms)
         """For texts in which short numbers may stand within others."""
-        self.column_patterns = _patterns(texts) + in_columns
-        """For the texts of a column, where a short number stands alone."""
+        self.column_patterns = self.patterns
+        """For the texts of any column: fewer digits are a number of something else."""
+        self.own_patterns = _patterns(texts) + in_columns
+        """For columns that hold persons, where a short number stands alone."""
         self.most_bytes = max((len(form.encode()) for form in forms), default=0)
 
     def is_in(self, content: bytes) -> bool:
@@ -97,12 +108,26 @@ class Search:
         array = pa.array([content], pa.large_binary())
         return any(pc.match_substring_regex(array, pattern=f"(?i){pattern}")[0].as_py() for pattern in self.patterns)
 
-    def is_in_texts(self, texts: Iterable[str | None]) -> bool:
-        """Whether any of the values is in texts of a column."""
+    def patterns_of(self, is_personal: bool, is_free_text: bool) -> list[str]:
+        """The expressions for a column, by what it holds."""
+        if is_free_text:
+            return self.word_patterns
+        return self.own_patterns if is_personal else self.column_patterns
+
+    def is_in_texts(self, texts: Iterable[str | None], patterns: Sequence[str] | None = None) -> bool:
+        """Whether any of the values is in texts of a column, by the expressions for it."""
         array = pa.array(["\n".join(text for text in texts if text)], pa.large_string())
-        return any(
-            pc.match_substring_regex(array, pattern=f"(?i){pattern}")[0].as_py() for pattern in self.column_patterns
-        )
+        patterns = self.column_patterns if patterns is None else patterns
+        return any(pc.match_substring_regex(array, pattern=f"(?i){pattern}")[0].as_py() for pattern in patterns)
+
+    def of_texts(self, texts: Iterable[str | None]) -> set[Value]:
+        """Which of the values are in texts."""
+        texts = list(texts)
+        return {value for value in self.values if Search([value]).is_in_texts(texts)}
+
+    def without(self, values: Collection[Value]) -> Search:
+        """A search for the others."""
+        return Search(self.values - set(values)) if values else self
 
     def replaced(self, content: bytes) -> bytes:
         """The content with a mark for each of the values in it."""

@@ -24,7 +24,7 @@ from ingestion.lake.definition import replace_file, streams
 from ingestion.lake.erasure import Found, find, redact
 from ingestion.settings import POSTGRES, Settings
 from orchestration.erasure import building, files
-from orchestration.erasure.declaration import Held, PersonTable, Wanted
+from orchestration.erasure.declaration import Held, Looked, PersonTable, Wanted
 from orchestration.erasure.duckdb_warehouse import DuckDBWarehouse, search_files
 from orchestration.erasure.others import Others, held
 from orchestration.erasure.values import Search, Value, is_identifying
@@ -63,8 +63,8 @@ class Warehouse(Protocol):
     def forget(self, administrator: Mapping[str, str] | None) -> list[str]:
         """Have the server forget what it keeps beside the tables; returns what it cannot, and what to do."""
 
-    def search(self, wanted: Wanted) -> tuple[list[str], int]:
-        """Where anything of the persons or any of the values still is, and how many columns were looked at."""
+    def search(self, wanted: Wanted) -> Looked:
+        """Look for anything of the persons and any of the values."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Pending:
         os.close(os.open(file.with_name(f"{file.name}.next"), os.O_WRONLY | os.O_CREAT, 0o600))
         content = {
             "persons": self.persons,
-            "values": [[value.text, value.kind, value.is_shared] for value in self.values],
+            "values": [[value.text, value.kind, value.is_shared, value.is_projects] for value in self.values],
             "counts": self.counts,
             "began_at": self.began_at,
         }
@@ -192,8 +192,8 @@ class Erasure:
 
     @property
     def _search(self) -> Search:
-        """For all values, also those that others share."""
-        return Search(self.pending.values)
+        """For all values, also those that others share; but for words of the project, of which its files are full."""
+        return Search(value for value in self.pending.values if not value.is_projects)
 
     def _wanted(self, search: Search) -> Wanted:
         return Wanted(self._tables, self.pending.persons, self._list, search)
@@ -246,37 +246,36 @@ class Erasure:
     def verify(self) -> dict[str, Any]:
         """Look for what should be gone, everywhere; returns what was looked at, and as `found` where it still is."""
         search = Search(value for value in self.pending.values if not value.is_shared)
-        found: list[str] = []
-        columns = 0
+        wanted = self._wanted(search)
+        looked = Looked()
         with self._connected() as con:
             for stream, each in zip(streams(self._lake), self._found(con, self._list), strict=True):
-                found += [f"{path}: {count} rows of the persons" for path, count in each.rows.items()]
-                found += [f"{path}: {count} records of the persons" for path, count in each.quarantined.items()]
-                matches, looked_at = search_files(
-                    con, sorted((self._lake.root / stream.folder).glob("*.parquet")), search
-                )
-                found += [f"lake: {stream.id}.{column}: {count} rows" for column, count in matches.items()]
-                columns += looked_at
-        in_warehouse, looked_at = self.warehouse.search(self._wanted(search))
+                looked.found += [f"{path}: {count} rows of the persons" for path, count in each.rows.items()]
+                looked.found += [f"{path}: {count} records of the persons" for path, count in each.quarantined.items()]
+                paths = sorted((self._lake.root / stream.folder).glob("*.parquet"))
+                looked.add(search_files(con, stream, paths, wanted))
+        looked.add(self.warehouse.search(wanted))
         if self.home.engine == POSTGRES:
             # The same lake may have a warehouse in files too, which this erasure does not make anew.
-            in_files, more = DuckDBWarehouse(self.home).search(self._wanted(search))
-            in_warehouse, looked_at = [*in_warehouse, *in_files], looked_at + more
+            looked.add(DuckDBWarehouse(self.home).search(wanted))
+        # What stands elsewhere in tables stands in their files' bytes too.
+        in_tables = search.without(looked.equal)
         count, size = 0, 0
-        found += in_warehouse
         for path in files.all_files(self.home):
             if path != self._pending_file:
                 # Logs of other warehouses of this project may come and go meanwhile.
                 with contextlib.suppress(FileNotFoundError):
                     count, size = count + 1, size + path.stat().st_size
-                found += [str(path)] if files.contains(path, search) else []
+                of_file = in_tables if files.is_of_tables(self.home, path) else search
+                looked.found += [str(path)] if files.contains(path, of_file) else []
         return {
-            "columns": columns + looked_at,
+            "columns": looked.columns,
             "files": count,
             "bytes": size,
             "values": sum(not value.is_shared for value in self.pending.values),
             "values_that_others_share": sum(value.is_shared for value in self.pending.values),
-            "found": found,
+            "found": looked.found,
+            "elsewhere": looked.elsewhere,
         }
 
     def end(self, verified: Mapping[str, Any]) -> Path:
@@ -318,14 +317,11 @@ class Erasure:
         others = Others(self._lake, con, self._tables, listed, Search(Value(*each) for each in texts))
         # Examples in the models' yml come into dbt's files with each build.
         examples = files.in_project()
-        return sorted(
-            Value(
-                text,
-                kind,
-                others.have(text, kind) or any(form.lower() in examples for form in Value(text, kind).forms()),
-            )
-            for text, kind in texts
-        )
+        values = []
+        for text, kind in texts:
+            is_projects = any(form.lower() in examples for form in Value(text, kind).forms())
+            values.append(Value(text, kind, is_projects or others.have(text, kind), is_projects))
+        return sorted(values)
 
 
 def warehouse_of(home: Settings) -> Warehouse:

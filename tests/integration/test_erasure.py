@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from ingestion.settings import Settings
 from orchestration.erasure import administrator
 from orchestration.erasure.declaration import Wanted, declared
 from orchestration.erasure.postgres_warehouse import PostgresWarehouse
-from orchestration.erasure.values import Search
+from orchestration.erasure.values import Search, Value
 from orchestration.services import warehouse_database
 from orchestration.services.postgres import PostgresServer
 from tests import erasure
@@ -398,3 +399,37 @@ def test_a_database_says_by_number_what_it_has_of_a_person(
     assert held.rows == {"raw: crm-users": 1, "models": 1}
     assert held.values == {("old7@post.example.net", "email"), ("44", "age"), ("Ann Lee", "name")}
     assert warehouse.is_built
+
+
+def test_tables_of_somebody_else_are_said_and_no_failure(
+    postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role = f"limited_{secrets.token_hex(4)}"
+    parameters = parse_dsn(postgres.dsn)
+    service = "".join(f"{name}={each}\n" for name, each in (parameters | {"user": role}).items())
+    (tmp_path / "pg_service.conf").write_text(f"[warehouse_transformer]\n{service}[warehouse_loader]\n{service}")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "pg_service.conf"))
+    home = Settings(shop="demo_shop", home=tmp_path, data=tmp_path / "source", engine="postgres")
+    listed = Erased(b"k" * 32).with_streams({"crm-users": Persons("user_id", ("name",))}).with_persons(["7"])
+    wanted = Wanted(declared("demo_shop"), ["7"], listed, Search([Value("Mozartkugel", "name")]))
+    postgres.execute(
+        f"create role {role} login password '{parameters['password']}'",
+        "create schema team",
+        "create schema open",
+        "create schema build",
+        "create table team.shut as select 'Mozartkugel' as name",
+        "create table open.shop as select 7 as user_id, 'Mozartkugel' as name",
+        "create table build.dim_users as select 7 as user_id, 'Mozartkugel' as name",
+        f"grant usage on schema open, build to {role}",
+        f"grant select on open.shop to {role}",
+        f"alter table build.dim_users owner to {role}",
+    )
+    try:
+        looked = PostgresWarehouse(home).search(wanted)
+    finally:
+        postgres.execute("drop table build.dim_users", f"drop owned by {role}", f"drop role {role}")
+    assert looked.found == ["build.dim_users.name: 1 rows"]
+    assert looked.elsewhere == [
+        "open.shop.name: 1 rows",
+        "team.shut: not to be read by warehouse_transformer, and so not looked at: look there yourself",
+    ]
