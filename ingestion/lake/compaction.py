@@ -56,7 +56,8 @@ def compact(
             together = [batch for file in group for batch in file.batches]
             target = new_file(lake, together)
             query = f"select {_columns(con, group)} from {read(file.path for file in group)}"
-            write_file(con, query, target, [replace(batch, file=target) for batch in together])
+            narrowest = min((file.path for file in group), key=lambda path: path.stat().st_mode)
+            write_file(con, query, target, [replace(batch, file=target) for batch in together], narrowest)
             moved |= {file.path: target for file in group}
             merged += 1
         if moved:
@@ -119,8 +120,13 @@ def new_file(lake: Lake, batches: Sequence[Batch]) -> Path:
     return path
 
 
-def write_file(con: duckdb.DuckDBPyConnection, query: str, file: Path, batches: Sequence[Batch]) -> None:
-    """Write a file for several batches, which appears complete and with the rows of each of them, or not at all."""
+def write_file(
+    con: duckdb.DuckDBPyConnection, query: str, file: Path, batches: Sequence[Batch], instead_of: Path
+) -> None:
+    """Write a file for several batches, which appears complete and with the rows of each of them, or not at all.
+
+    It may be read by those who may read the one that it stands in for.
+    """
     temporary = file.with_name(f"{TEMPORARY}{file.name}")
     metadata = "\n".join(batch.to_json() for batch in batches)
     con.execute(
@@ -134,10 +140,11 @@ def write_file(con: duckdb.DuckDBPyConnection, query: str, file: Path, batches: 
                 f"stream {batch.stream.id}: load {batch.load_id} has not the {batch.rows_loaded} rows that its manifest"
                 " says; `warehouse-lake check` names what is damaged; nothing was changed"
             )
-    put(temporary, file)
+    put(temporary, file, instead_of)
 
 
 def replace_manifest(lake: Lake, stream: Stream, batches: Sequence[Batch]) -> None:
     """Have the manifest say this, at once; then remove the files that it names no more."""
-    replace_file(lake.root / stream.folder / MANIFEST, "".join(f"{batch.to_json()}\n" for batch in batches))
+    manifest = lake.root / stream.folder / MANIFEST
+    replace_file(manifest, "".join(f"{batch.to_json()}\n" for batch in batches), keep_mode=True)
     lake.remove_orphans(stream)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -57,13 +58,18 @@ def write_definition(lake: Lake, stream: Stream, keys: Sequence[str], schema: Ma
     replace_file(path, json.dumps(fields | {"updated_at": datetime.now(UTC).isoformat()}, ensure_ascii=False))
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write a file beside its place, then put it there: a reader finds the old or the new one, whole."""
+def replace_file(path: Path, text: str, *, keep_mode: bool = False) -> None:
+    """Write a file beside its place, then put it there: a reader finds the old or the new one, whole.
+
+    `keep_mode`: there is one, and who may read it may read the new one.
+    """
     # Not a temporary file of the writer, which another process may remove while this one writes it.
     beside = path.with_name(f"{path.name}{NEXT}")
     with beside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    if keep_mode:
+        shutil.copymode(path, beside)
     beside.replace(path)
     sync(path.parent)

@@ -237,7 +237,7 @@ def _rewrite(lake: Lake, con: duckdb.DuckDBPyConnection, file: File, persons: Pe
         " left join erased_rows on file_row_number = erased_place order by file_row_number"
     )
     try:
-        write_file(con, query, target, [replace(batch, file=target) for batch in file.batches])
+        write_file(con, query, target, [replace(batch, file=target) for batch in file.batches], file.path)
     finally:
         con.unregister("erased_rows")
     return target
@@ -288,6 +288,6 @@ def _rewrite_quarantine(
         " on file_row_number = erased_place order by file_row_number"
     )
     try:
-        copy_file(con, query, file, batch)
+        copy_file(con, query, file, batch, instead_of=file)
     finally:
         con.unregister("erased_records")

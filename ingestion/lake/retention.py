@@ -154,5 +154,5 @@ def _rewrite(
         f" anti join (select file_row_number from removed where _file = {literal(str(file.path))}) as gone"
         " using (file_row_number)"
     )
-    write_file(con, query, target, batches)
+    write_file(con, query, target, batches, file.path)
     return batches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -150,8 +151,10 @@ def _is_sorted(column: pa.ChunkedArray) -> bool:
     return pc.all(pc.less_equal(values.slice(0, max(len(values) - 1, 0)), values.slice(1)), min_count=0).as_py()
 
 
-def put(temporary: Path, file: Path) -> None:
-    """Have a file on the disk, under its name."""
+def put(temporary: Path, file: Path, instead_of: Path | None = None) -> None:
+    """Have a file on the disk, under its name; for the same eyes alone as one that it stands in for."""
+    if instead_of:
+        shutil.copymode(instead_of, temporary)
     sync(temporary)
     temporary.rename(file)
     sync(file.parent)

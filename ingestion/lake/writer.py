@@ -340,14 +340,16 @@ def _read(con: duckdb.DuckDBPyConnection, query: str, groups: RowGroups) -> Iter
         reader.close()
 
 
-def copy_file(con: duckdb.DuckDBPyConnection, query: str, file: Path, batch: Batch) -> None:
-    """Write a query's rows to a file that appears complete or not at all."""
+def copy_file(
+    con: duckdb.DuckDBPyConnection, query: str, file: Path, batch: Batch, instead_of: Path | None = None
+) -> None:
+    """Write a query's rows to a file that appears complete or not at all, as readable as one that it stands in for."""
     temporary = file.with_name(f"{TEMPORARY}{file.name}")
     con.execute(
         f"copy ({query}) to {literal(str(temporary))} (format parquet, compression zstd,"
         f" row_group_size {ROW_GROUP_ROWS}, kv_metadata {{{literal(METADATA_KEY)}: {literal(batch.to_json())}}})"
     )
-    put(temporary, file)
+    put(temporary, file, instead_of)
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -216,6 +217,8 @@ def _put_in_place(new: Path, warehouse_file: Path) -> None:
                 raise UserError(opening_failed(warehouse_file, "Could not set lock")) from error
         # A damaged warehouse may have left one, which the new file must not take in.
         _log(warehouse_file).unlink(missing_ok=True)
+        if warehouse_file.exists():
+            shutil.copymode(warehouse_file, new)
         new.replace(warehouse_file)
         sync(warehouse_file.parent)
 

@@ -182,6 +182,26 @@ def test_all_versions_of_a_person_go_and_all_else_stays(kind, compacted, tmp_pat
     assert {path: path.stat().st_mtime_ns for path in crm.lake.root.rglob("*.parquet")} == stamps
 
 
+def test_files_that_nobody_else_may_read_stay_so(tmp_path):
+    crm = Crm(tmp_path)
+    fill(crm)
+    folder = crm.lake.root / USERS.folder
+
+    def close() -> None:
+        for path in folder.iterdir():
+            path.chmod(0o600)
+
+    def modes() -> set[int]:
+        return {path.stat().st_mode & 0o777 for path in folder.iterdir() if path.suffix in (".parquet", ".jsonl")}
+
+    close()
+    assert crm.redact(of(17)).quarantined
+    assert modes() == {0o600}
+    with crm.connect() as con:
+        assert compact(crm.lake, con, USERS, {batch.batch_id for batch in crm.batches}, file_bytes=10**8)[1] == 1
+    assert modes() == {0o600}
+
+
 def test_a_crash_before_the_manifest_changes_nothing_and_the_same_again_ends_it(tmp_path, monkeypatch):
     crm = Crm(tmp_path)
     fill(crm)

@@ -56,6 +56,14 @@ def test_what_did_not_change_is_known_and_what_did_comes_without_what_is_persona
     warehouse.check_identities()
 
 
+def test_a_warehouse_that_nobody_else_may_read_stays_so(warehouse):
+    warehouse.load([schema(TYPES), record(**ANNA)])
+    file = settings.load().warehouse_file
+    file.chmod(0o600)
+    erase(warehouse, 17)
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
 def test_broken_records_wait_without_what_is_personal(warehouse):
     erase(warehouse, 17, also_lake=False)
     bad = [ANNA | {"worth": "much", "name": "New Name"}, BEN | {"worth": "much"}, {"name": "anna meyer", "worth": 1}]
