@@ -332,7 +332,9 @@ def only_run(home: Settings) -> Iterator[IO[str]]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"another scripts/run is at work on {home.home}: wait for it, or stop it first") from error
+            raise UserError(
+                f"another scripts/run or scripts/erase-user is at work on {home.home}: wait for it, or stop it first"
+            ) from error
         lock.seek(0)
         group = lock.read().strip()
         if group.isdigit() and commands.end_leftovers(int(group), BIN):

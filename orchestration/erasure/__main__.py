@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from ingestion.errors import UserError
 from ingestion.lake import Lake, first_line
 from ingestion.lake.definition import streams
 from ingestion.settings import PROJECT_ROOT, Settings
+from ingestion.target.engines import held_ledger
 from orchestration import commands
 from orchestration.commands import Interrupted
 from orchestration.erasure.declaration import declared
@@ -51,6 +53,10 @@ def run(users: list[str], apply: bool, administrator: str | None = None) -> int:
     home = settings.load()
     tables = declared(home.shop)
     if not tables:
+        if home.home.exists():
+            # Raises where the warehouse is another shop's, which may have persons.
+            with held_ledger(home):
+                pass
         print(f"{PROGRAM}: the shop {home.shop} has no personal data: there is nothing to erase")
         return 0
     id_type = _id_type(home.shop)
@@ -68,8 +74,13 @@ def run(users: list[str], apply: bool, administrator: str | None = None) -> int:
             erasure.look(persons, keyed=apply)
             _describe(erasure)
             if not apply:
+                if erasure.is_needed:
+                    print(
+                        "Raw is made anew from the lake: versions that `warehouse-lake retain` took out of the lake"
+                        " leave raw and the marts too."
+                    )
                 do = "erase it" if erasure.is_needed else "keep it out of later loads"
-                print(f"Nothing was changed. To {do}: scripts/{PROGRAM} --apply {' '.join(erasure.pending.persons)}")
+                print(f"Nothing was changed. To {do}: scripts/{PROGRAM} --apply {shlex.join(erasure.pending.persons)}")
                 return 0
             erasure.suppress()
             if not erasure.is_needed:
@@ -145,9 +156,10 @@ def _usable(user: str, persons: Persons, id_type: str) -> str:
         )
     if not persons.is_number(stripped):
         raise UserError(f"{stripped!r} is no user's id: the ids of this shop are whole numbers")
-    if stripped.lower() == _MEMBER_OF_NOBODY[id_type]:
+    number = persons.normalised(stripped)
+    if number.lower() == _MEMBER_OF_NOBODY[id_type]:
         raise UserError(f"{stripped} is the unknown user, which is nobody")
-    return persons.normalised(stripped)
+    return number
 
 
 def _parameters(administrator: str) -> dict[str, str]:

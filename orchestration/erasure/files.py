@@ -45,7 +45,9 @@ def found(home: Settings, search: Search) -> list[Path]:
 
 def all_files(home: Settings) -> Iterator[Path]:
     """Every file of the warehouse's home, and its logs elsewhere, but for what is the source's or a server's."""
-    not_ours = {home.data, home.home / "source", home.home / "demo_shop"}
+    not_ours = {home.home / "source", home.home / "demo_shop"}
+    if not home.home.is_relative_to(home.data):
+        not_ours.add(home.data)
     # What is in a server's own files nobody can tell from outside while it runs (docs/erasure.md).
     not_ours |= set((home.home / "services").glob("*/data"))
     for folder in _folders(home):

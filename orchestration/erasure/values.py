@@ -17,13 +17,15 @@ MARK = "[erased]"
 IDENTIFYING = ("name", "email", "phone")
 """The kinds of personal data (`meta.pii`) that are looked for by value. An age is that of thousands."""
 # Less is a word, a number or `n/a`, which stands in many texts and tells nobody.
-_LEAST_LENGTH = 5
+# In UTF-8: five letters, or two of Chinese. Fewer bytes are in many compressed files by chance.
+_LEAST_BYTES = 5
 # Digits alone stand in hashes and numbers too: so many, where it is not known what stands around them.
 _LEAST_DIGITS = 9
 # What the marts say of everybody without an address.
 _OF_NOBODY = ("unknown", "unknown@example.com")
 # Of more words at once the regular expressions of RE2 leave their fast path.
 _AT_ONCE = 40
+_MOST_LETTERS = 500
 
 
 @dataclass(frozen=True, order=True)
@@ -51,7 +53,7 @@ class Value:
             # A text in a text: dbt's and Meltano's logs are JSON that quotes JSON.
             written |= {as_json, as_json.replace("\\", "\\\\"), text.replace("'", "''"), html.escape(text)}
             written |= {quote(text), quote(text, safe="")}
-        return {text for text in written if len(text) >= _LEAST_LENGTH}
+        return {text for text in written if len(text.encode()) >= _LEAST_BYTES}
 
 
 def digits(text: str) -> str:
@@ -69,7 +71,7 @@ def is_identifying(text: str | None, kind: str) -> bool:
     if text is None or kind not in IDENTIFYING:
         return False
     stripped = text.strip().lower()
-    return len(stripped) >= _LEAST_LENGTH and stripped not in _OF_NOBODY
+    return len(stripped.encode()) >= _LEAST_BYTES and stripped not in _OF_NOBODY
 
 
 class Search:
@@ -138,6 +140,13 @@ class Search:
 
 
 def _patterns(forms: Collection[str]) -> list[str]:
+    # A form that is very long is no expression that RE2 takes: each of its parts is.
+    forms = {
+        form[start : start + _MOST_LETTERS]
+        for form in forms
+        for start in range(0, len(form), _MOST_LETTERS)
+        if start == 0 or len(form) - start >= _LEAST_BYTES
+    }
     # The longest first, so that nothing of a longer one is left when it is replaced.
     ordered = [re.escape(form) for form in sorted(forms, key=lambda form: (-len(form), form))]
     return [f"({'|'.join(ordered[start : start + _AT_ONCE])})" for start in range(0, len(ordered), _AT_ONCE)]

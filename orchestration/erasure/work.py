@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from orchestration.erasure import building, files
 from orchestration.erasure.declaration import Held, Looked, PersonTable, Wanted
 from orchestration.erasure.duckdb_warehouse import DuckDBWarehouse, search_files
 from orchestration.erasure.others import Others, held
-from orchestration.erasure.values import Search, Value, is_identifying
+from orchestration.erasure.values import IDENTIFYING, Search, Value, is_identifying, is_of_somebody
 
 
 class Warehouse(Protocol):
@@ -165,6 +166,11 @@ class Erasure:
                 for column, texts in each.values.items():
                     personal |= {(str(text), by_number.kinds.get(column, "")) for text in texts}
             values = self._values(con, only, personal)
+            too_short = [
+                text
+                for text, kind in personal
+                if kind in IDENTIFYING and is_of_somebody(text) and not is_identifying(text, kind)
+            ]
             if before:
                 again = {value.text for value in before.values}
                 values = [*before.values, *(value for value in values if value.text not in again)]
@@ -179,6 +185,7 @@ class Erasure:
         self._count("lake: rows", sum(count for each in found for count in each.rows.values()))
         self._count("lake: files", sum(len(each.rows) + len(each.quarantined) for each in found))
         self._count("lake: quarantined records", sum(count for each in found for count in each.quarantined.values()))
+        self._count("values too short to look for", len(too_short))
         for place, count in in_warehouse.rows.items():
             self._count(place, count)
         for place, count in self.warehouse.count(self._wanted(self._search)).items():
@@ -231,8 +238,12 @@ class Erasure:
     def build(self) -> None:
         """The marts from raw."""
         if self.warehouse.is_built:
+            file = self.home.marts_file
+            mode = file.stat().st_mode if file.exists() else None
             self.warehouse.drop_marts()
             building.build(self.home)
+            if mode is not None:
+                file.chmod(stat.S_IMODE(mode))
 
     def publish(self) -> None:
         """Readers see the new marts, and no version of before is left."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -17,7 +18,7 @@ from ingestion.errors import UserError
 from ingestion.lake import Stream
 from ingestion.settings import Settings
 from orchestration.erasure import __main__ as command
-from orchestration.erasure import duckdb_warehouse, files
+from orchestration.erasure import building, duckdb_warehouse, files
 from orchestration.erasure.declaration import PersonTable, Wanted, declared
 from orchestration.erasure.duckdb_warehouse import DuckDBWarehouse
 from orchestration.erasure.values import Search, Value, is_identifying
@@ -158,6 +159,7 @@ def test_texts_are_rewritten_caches_removed_and_all_else_left(tmp_path: Path) ->
     [
         (["anna"], "'anna' is no user's id: the ids of this shop are whole numbers"),
         (["-1"], "-1 is the unknown user, which is nobody"),
+        (["-01"], "-01 is the unknown user, which is nobody"),
         ([" "], "' ' is no user's id"),
         (["17"], "has no batches; check WAREHOUSE_HOME"),
     ],
@@ -290,3 +292,50 @@ def test_what_names_models_and_streams_is_nobodys_name(home: Settings) -> None:
     assert (home.home / "dbt" / "manifest.json").read_text() == '{"fact_orders": "[erased]"}'
     erasure.pending.save(home.home / "erasures" / "pending.json")
     assert looked(home)._search.values == erasure._search.values
+
+
+def test_all_files_are_searched_wherever_the_data_are(home: Settings) -> None:
+    (home.home / "source").mkdir()
+    (home.home / "source" / "users.csv").touch()
+    for data in (home.home, home.home.parent, home.home / "source"):
+        seen = set(files.all_files(replace(home, data=data)))
+        assert home.warehouse_file in seen and home.home / "source" / "users.csv" not in seen
+
+
+def test_another_shops_warehouse_is_not_said_to_hold_nobody(
+    home: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with duckdb.connect(str(home.warehouse_file)) as connection:
+        connection.execute("create table ops.warehouse as select 'demo_shop' as shop, now() as created_at")
+    monkeypatch.setenv("WAREHOUSE_HOME", str(home.home))
+    monkeypatch.setenv("WAREHOUSE_SHOP", "online_retail")
+    monkeypatch.setattr(sys, "argv", ["erase-user", "17850", "--apply"])
+    assert command.main() == 1
+    said = capsys.readouterr()
+    assert "holds the shop demo_shop, not online_retail" in said.err and said.out == ""
+
+
+def test_a_very_long_value_is_found_and_replaced_too() -> None:
+    text = "".join(f"name {number} é" for number in range(8_000))
+    search = Search([Value(text, "name")])
+    assert search.is_in(f"a {text} b".encode()) and not search.is_in(b"name 1 name 2")
+    assert search.replaced(f"a {text} b".encode()).replace(b"[erased]", b"").split() == [b"a", b"b"]
+
+
+def test_new_marts_are_for_the_readers_of_the_old_ones(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    marts(home)
+    home.marts_file.chmod(0o600)
+    # As dbt makes it, which has no eye for the old one.
+    monkeypatch.setattr(building, "build", marts)
+    Erasure(home, declared("demo_shop"), PERSONS).build()
+    assert home.marts_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_short_names_are_looked_for_as_far_as_they_tell(home: Settings) -> None:
+    with duckdb.connect(str(home.warehouse_file)) as connection:
+        connection.execute("update raw_crm.users set name = '王小明' where user_id = '7'")
+        connection.execute("insert into raw_crm.users (user_id, name) values ('7', 'Anna')")
+    erasure = looked(home)
+    assert {value.text for value in erasure.pending.values} == {"王小明", "old7@post.example.net"}
+    assert erasure.pending.counts["values too short to look for"] == 1
+    assert erasure._search.replaced("to 王小明.".encode()) == b"to [erased]."
