@@ -133,13 +133,17 @@ def _conclude(home: Settings, erasure: Erasure, verified: dict, certificate: Pat
         " erased there too cannot come back; whoever is not comes without personal data (docs/erasure.md)."
     )
     if verified["elsewhere"]:
-        print("Equal to a value of theirs, where no persons are, and left there: " + "; ".join(verified["elsewhere"]))
+        print(
+            "Equal to a value of theirs, where no persons are, and left there; look whether it speaks of them: "
+            + "; ".join(verified["elsewhere"])
+        )
     if verified["found"]:
         print(f"{PROGRAM}: not all is erased; it was found in:", file=sys.stderr)
         for place in verified["found"]:
             print(f"    {place}", file=sys.stderr)
         return 1
-    print(f"{PROGRAM}: {_listed(erasure.pending.persons)}: erased; nothing was found any more")
+    besides = " but what is said above" if verified["elsewhere"] else ""
+    print(f"{PROGRAM}: {_listed(erasure.pending.persons)}: erased; nothing was found any more{besides}")
     return 0
 
 

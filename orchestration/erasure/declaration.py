@@ -74,9 +74,13 @@ class Looked:
         self.columns += 1
         if not count:
             return
-        (self.found if is_personal else self.elsewhere).append(f"{place}: {count} rows")
-        if not is_personal:
-            self.equal |= search.of_texts(texts)
+        equal = set() if is_personal else search.of_texts(texts)
+        # An e-mail address is nobody else's word: where one stands, whatever the column, the person is told.
+        if is_personal or any(value.kind == "email" for value in equal):
+            self.found.append(f"{place}: {count} rows")
+        else:
+            self.elsewhere.append(f"{place}: {count} rows")
+            self.equal |= equal
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ingestion.lake import Stream
 from ingestion.settings import Settings
 from orchestration.erasure import __main__ as command
 from orchestration.erasure import building, duckdb_warehouse, files
-from orchestration.erasure.declaration import PersonTable, Wanted, declared
+from orchestration.erasure.declaration import Looked, PersonTable, Wanted, declared
 from orchestration.erasure.duckdb_warehouse import DuckDBWarehouse
 from orchestration.erasure.values import Search, Value, is_identifying
 from orchestration.erasure.work import Erasure
@@ -272,6 +272,15 @@ def test_a_value_that_is_something_else_in_the_shop_is_said_and_no_failure(home:
     assert b"Mozartkugel" in home.warehouse_file.read_bytes()
     assert verified["found"] == []
     assert verified["elsewhere"] == ["warehouse: raw_shop.products.name: 1 rows"]
+
+
+def test_an_address_is_found_in_whatever_column() -> None:
+    mail, name = Value("ann@post.example.net", "email"), Value("Mozartkugel", "name")
+    looked = Looked()
+    looked.note("orders.note", 1, Search([mail, name]), ["for Ann@post.example.net"], is_personal=False)
+    looked.note("products.name", 2, Search([mail, name]), ["a Mozartkugel"], is_personal=False)
+    assert looked.found == ["orders.note: 1 rows"]
+    assert looked.elsewhere == ["products.name: 2 rows"] and looked.equal == {name}
 
 
 def test_what_names_models_and_streams_is_nobodys_name(home: Settings) -> None:
