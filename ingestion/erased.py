@@ -42,6 +42,8 @@ _NUMBER = re.compile(WHOLE_NUMBER)
 #: letter is beyond ASCII: many a name in Chinese has two.
 LEAST_VALUE_LENGTH = 3
 LEAST_LENGTH_BEYOND_ASCII = 2
+#: In UTF-8, where it is looked for within words too or in bytes that are no text, such as compressed ones.
+LEAST_BYTES = 5
 #: Fewer digits alone are an order's number as well as a phone's, and are known in personal columns only.
 LEAST_DIGITS = 9
 #: A value is looked for as so many neighbouring words at most.
@@ -95,8 +97,10 @@ def normalised_value(value: str) -> str:
     return " ".join(value.split()).lower().strip(_EDGES)
 
 
-def is_long_enough(value: str) -> bool:
-    """Whether a value tells a person from other words, and so is looked for."""
+def is_long_enough(value: str, *, within_words: bool = False) -> bool:
+    """Whether a value tells a person from other words, and so is looked for; `within_words`: from parts of them too."""
+    if within_words:
+        return len(value.encode(errors="replace")) >= LEAST_BYTES
     return len(value) >= (LEAST_VALUE_LENGTH if value.isascii() else LEAST_LENGTH_BEYOND_ASCII)
 
 

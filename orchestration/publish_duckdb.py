@@ -79,7 +79,7 @@ def _publish(home: Settings) -> tuple[Published, bool]:
     folder = home.published_file.parent
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / ".next.duckdb"
-    with _alone(folder), _unwritten(home) as connection:
+    with alone(folder), _unwritten(home) as connection:
         _remove(beside)  # what a killed publish left
         _remove(folder / "previous.duckdb")  # the one version of before that this project kept until it kept several
         hidden, staying = disguise(home), versions_kept() - 1
@@ -131,7 +131,7 @@ def bring_back(home: Settings, number: int | None = None) -> Published:
 
 def _bring_back(home: Settings, number: int | None) -> Published:
     folder = home.published_file.parent
-    with _alone(folder):
+    with alone(folder):
         hidden = disguise(home)
         current, kept = published_version(home.published_file), _kept(home)
         others = {version: file for version, file in kept.items() if not current or version.version != current.version}
@@ -256,7 +256,7 @@ def opened(file: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Hold the lock of this folder; it ends with the process, however that ends."""
     if not folder.is_dir():
         raise UserError(f"Nothing is published in {folder} yet. {BUILD_FIRST}")

@@ -76,50 +76,48 @@
 {#- A condition: `column` names an order that changed since this model was built (on a full build: true).
     Call it in a model, so that dbt sees the reference. -#}
 {% macro is_touched(column) -%}
-    {%- set touched = ref('int_orders__touched') -%}
-    {%- if is_incremental() -%}
-        {{ column }} in (
-            select touched_orders.order_id
-            from {{ touched }} as touched_orders
-            where touched_orders._changed_load_id > {{ watermark() }}
-        )
-    {%- else -%}
-        true
-    {%- endif -%}
+    {%- set touched = touched_orders(watermark()) -%}
+    {{ column ~ ' in (' ~ touched ~ ')' if is_incremental() else 'true' }}
 {%- endmacro %}
+
+{#- A query of the orders that changed after a load. -#}
+{% macro touched_orders(since) %}
+            select touched_orders.order_id
+            from {{ upstream('int_orders__touched') }} as touched_orders
+            where touched_orders._changed_load_id > {{ since }}
+{% endmacro %}
 
 {#- A condition: anything may have changed since this model was built in this window of a product's clicks (on a full build: true). -#}
 {% macro is_touched_window(product_id, window_start) -%}
-    {%- if is_incremental() -%}
-        ({{ product_id }}, {{ window_start }}) in (
+    {%- set touched = touched_windows_of_members(watermark()) -%}
+    {{ '(' ~ product_id ~ ', ' ~ window_start ~ ') in (' ~ touched ~ ')' if is_incremental() else 'true' }}
+{%- endmacro %}
+
+{#- A query of the touched windows since a load, each also as the unknown product's. -#}
+{% macro touched_windows_of_members(since) %}
             select
                 case when members.is_unknown = 1 then {{ unknown_id('product') }} else touched.product_id end as product_id,
                 touched.window_start
-            from ({{ touched_windows() }}) as touched
+            from ({{ touched_windows(since) }}) as touched
             cross join (select 0 as is_unknown union all select 1 as is_unknown) as members
-        )
-    {%- else -%}
-        {%- do touched_windows() -%}
-        true
-    {%- endif -%}
-{%- endmacro %}
+{% endmacro %}
 
 {#- A condition that every click of a touched window fulfils, and most others do not; unlike the windows themselves it is one of a
     column that the database has stored, so that it need not look at those (on a full build: true). -#}
 {% macro is_since_touched_windows(occurred_at) -%}
     {%- if is_incremental() -%}
-        {{ occurred_at }} >= (select min(touched.window_start) from ({{ touched_windows() }}) as touched)
+        {{ occurred_at }} >= (select min(touched.window_start) from ({{ touched_windows(watermark()) }}) as touched)
     {%- else -%}
         true
     {%- endif -%}
 {%- endmacro %}
 
-{#- A query of the touched windows: those of every version of an event that changed, so the old one too, and those of a product's
+{#- A query of the touched windows since a load: those of every version of an event that changed, so the old one too, and those of a product's
     events when the product itself arrives; each time the unknown product's window is meant too, in which the event may have
     counted until then. -#}
-{% macro touched_windows() -%}
-    {%- set events = ref('int_events__current') -%}
-    {%- set products = ref('int_products__current') -%}
+{% macro touched_windows(since) -%}
+    {%- set events = upstream('int_events__current') -%}
+    {%- set products = upstream('int_products__current') -%}
     {%- set versions = staging('events') %}
         select
             received.product_id,
@@ -129,13 +127,13 @@
             received.event_id in (
                 select changed.event_id
                 from {{ events }} as changed
-                where changed._changed_load_id > {{ watermark() }}
+                where changed._changed_load_id > {{ since }}
             )
             -- Earlier loads of raw need not be read, and without changes none.
             and received._load_id >= (
                 select coalesce(min(changed._first_load_id), {{ load_bound() }} + 1)
                 from {{ events }} as changed
-                where changed._changed_load_id > {{ watermark() }}
+                where changed._changed_load_id > {{ since }}
             )
 
         union all
@@ -147,8 +145,18 @@
         where waiting.product_id in (
             select arrived.product_id
             from {{ products }} as arrived
-            where arrived._first_load_id > {{ watermark() }}
+            where arrived._first_load_id > {{ since }}
         )
+{%- endmacro %}
+
+{#- The age that this model's users have who said none (on a full build: none have one). A macro, because a unit test can say what it
+    is, but not what a model holds that was never built. -#}
+{% macro age_imputed_until_now() -%}
+    {%- if is_incremental() -%}
+        (select max(known.age) from {{ this }} as known where known.is_age_imputed)
+    {%- else -%}
+        null
+    {%- endif -%}
 {%- endmacro %}
 
 {#- Pre-hook of models with the strategy `append`: what such a model holds of touched orders (of touched windows, where its
@@ -168,7 +176,9 @@
 
     The hash is recorded only where it is true of the model's content: it held before, or this invocation built everything that
     the model is made of (views and seeds too, which `dbt run` leaves out), from ancestors of which the same is true. Otherwise
-    it stays null, and the next build makes the model anew. -#}
+    it stays null, and the next build makes the model anew.
+
+    An increment also says to what it was added: the watermark until then, and the build that had written it (is_added). -#}
 {% macro advance_watermark() -%}
     {%- if execute and config.get('materialized') == 'incremental' -%}
         {%- set watermarks = this.database ~ '.ops.watermarks' -%}
@@ -176,7 +186,7 @@
         {%- set ancestors = [] -%}
         {%- do collect_nodes(model.unique_id, ancestors) -%}
         {%- set hash = logic_hash(model.unique_id) %}
-        insert into {{ watermarks }} (model, load_id, logic_hash, invocation_id)
+        insert into {{ watermarks }} (model, load_id, logic_hash, invocation_id, previous_load_id, previous_invocation_id)
         select
             '{{ this.identifier }}' as model,
             min(bounds.load_id) as load_id,
@@ -194,7 +204,9 @@
                     {%- endif %}
                     then '{{ hash }}'
             end as logic_hash,
-            '{{ invocation_id }}' as invocation_id
+            '{{ invocation_id }}' as invocation_id,
+            {{ previous_watermark('load_id') }} as previous_load_id,
+            {{ previous_watermark('invocation_id') }} as previous_invocation_id
         from (
             select
                 {{ load_bound() }} as load_id,
@@ -218,15 +230,61 @@
     {%- endif -%}
 {%- endmacro %}
 
-{#- A condition of the rows that this generic test has to look at: those beyond the load bound of the complete builds in which it
-    passed with the same logic, as far as no load came later that is not beyond it. A subquery, so that compiled code does not change from
-    run to run. None, which is every row, unless `meta.new_loads_only`; with --full-refresh and for `dbt test`; and where the
-    test only warns, because what it found must be said again. -#}
-{% macro is_untested() -%}
+{#- What this model's watermark said until now, where the model was added to; null where it was made anew. -#}
+{% macro previous_watermark(column) -%}
+    {%- if is_incremental() -%}
+        (select max(known.{{ column }}) from {{ this.database }}.ops.watermarks as known where known.model = '{{ this.identifier }}')
+    {%- else -%}
+        null
+    {%- endif -%}
+{%- endmacro %}
+
+{#- Whether this generic test may leave out what it found good in an earlier build: `meta.new_loads_only`, in builds without
+    --full-refresh (`dbt test` looks at everything), and where it blocks, because what only warns must be said again. -#}
+{% macro looks_at_news_alone() -%}
     {%- set config = model.config -%}
     {#- A `where` chooses among rows; which of them an earlier one left out is not known. #}
     {%- set blocks = config.severity | lower == 'error' and config.error_if == '!= 0' and not config.limit and not config.where -%}
-    {%- if not config.meta.get('new_loads_only') or not blocks or flags.FULL_REFRESH or flags.WHICH != 'build' -%}
+    {{ return(config.meta.get('new_loads_only') and blocks and not flags.FULL_REFRESH and flags.WHICH == 'build') }}
+{%- endmacro %}
+
+{#- A condition of the rows of an incremental model that were added since this generic test passed; none where it has to look at
+    all rows: the model was made anew, or the build to whose rows the last one added is none in which the test passed with the same
+    logic. Rows are added as their model adds them (remove_touched): those of touched orders or windows, else those that changed.
+
+    The load is asked for beforehand: to look among all rows for those that were added since ever costs more than to look at all. -#}
+{% macro is_added() -%}
+    {%- if not execute or not looks_at_news_alone() -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {%- set node = graph.nodes[model.attached_node] -%}
+    {%- set tested -%}
+        select max(watermarks.previous_load_id)
+        from {{ node.database }}.ops.watermarks as watermarks
+        inner join {{ ops_database() }}.ops.test_results as test_results
+            on watermarks.previous_invocation_id = test_results.invocation_id
+        where
+            watermarks.model = '{{ node.alias }}'
+            and test_results.test_name = '{{ model.name }}'
+            and test_results.status = 'pass'
+            and test_results.logic_hash = '{{ test_hash(model.unique_id) }}'
+    {%- endset -%}
+    {%- set since = run_query(tested).rows[0][0] -%}
+    {%- if since is none -%}
+        {{ return(none) }}
+    {%- elif node.config.incremental_strategy != 'append' -%}
+        {{ return('_changed_load_id > ' ~ since) }}
+    {%- elif node.config.meta.get('touched') == 'windows' -%}
+        {{ return('(product_id, window_start) in (' ~ touched_windows_of_members(since) ~ ')') }}
+    {%- endif -%}
+    {{ return('order_id in (' ~ touched_orders(since) ~ ')') }}
+{%- endmacro %}
+
+{#- A condition of the rows that this generic test has to look at: those beyond the load bound of the complete builds in which it
+    passed with the same logic, as far as no load came later that is not beyond it. A subquery, so that compiled code does not change from
+    run to run. None, which is every row, unless it looks_at_news_alone. -#}
+{% macro is_untested() -%}
+    {%- if not looks_at_news_alone() -%}
         {{ return(none) }}
     {%- endif -%}
     {%- set tested -%}
@@ -245,14 +303,29 @@
     {{ return(tested) }}
 {%- endmacro %}
 
-{#- A hash of all that decides what a generic test says of a row; null of a test that looks at all rows each time. -#}
+{#- A model that a macro reads. A generic test reads it without saying so: a test of two models runs when either of them is built. -#}
+{% macro upstream(name) -%}
+    {%- if model.resource_type != 'test' or not model.attached_node -%}
+        {{ return(ref(name)) }}
+    {%- endif -%}
+    {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.name == name -%}
+        {{ return(node.relation_name) }}
+    {%- endfor -%}
+{%- endmacro %}
+
+{#- A hash of all that decides what a generic test says of a row, and whether it passes; null of a test that looks at all rows each
+    time. How many rows it lets pass is not to be told from its result, which then has none. -#}
 {% macro test_hash(unique_id) -%}
     {%- set node = graph.nodes.get(unique_id) -%}
     {%- if not node or not node.config.meta.get('new_loads_only') -%}
         {{ return(none) }}
     {%- endif -%}
     {%- set asked = tojson(
-        [node.test_metadata.kwargs, node.config.where | default(none), node.config.fail_calc], sort_keys=true
+        [
+            node.test_metadata.kwargs, node.config.where | default(none), node.config.fail_calc,
+            node.config.warn_if, node.config.error_if,
+        ],
+        sort_keys=true
     ) -%}
     {{ return(local_md5(asked ~ logic_hash(unique_id))) }}
 {%- endmacro %}

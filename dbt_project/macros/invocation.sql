@@ -117,9 +117,12 @@
         {%- do create_schema_unless_there(database, 'ops') -%}
         {%- do run_query(
             "create table if not exists " ~ database ~ ".ops.watermarks "
-            ~ "(model varchar, load_id bigint, logic_hash varchar, invocation_id varchar)"
+            ~ "(model varchar, load_id bigint, logic_hash varchar, invocation_id varchar, "
+            ~ "previous_load_id bigint, previous_invocation_id varchar)"
         ) -%}
-        {%- do run_query("alter table " ~ database ~ ".ops.watermarks add column if not exists invocation_id varchar") -%}
+        {%- for column in ['invocation_id varchar', 'previous_load_id bigint', 'previous_invocation_id varchar'] -%}
+            {%- do run_query("alter table " ~ database ~ ".ops.watermarks add column if not exists " ~ column) -%}
+        {%- endfor -%}
         {%- do note_models(database) -%}
     {%- endfor -%}
     {%- do commit_now() -%}

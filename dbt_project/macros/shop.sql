@@ -33,7 +33,7 @@
     Always give it an alias: `from {{ staging('users') }} as users`. -#}
 {% macro staging(entity) -%}
     {%- if has_entity(entity) -%}
-        {{ ref('stg_' ~ shop() ~ '__' ~ entity) }}
+        {{ upstream('stg_' ~ shop() ~ '__' ~ entity) }}
     {%- else -%}
         (
             select

@@ -123,10 +123,7 @@
             *,
             case when _is_standing = 0 then _withdrawn_at else _gone_at end as deleted_at,
             -- The source's time may step back, a history's does not.
-            greatest(
-                {{ beginning_of_time() }},
-                coalesce(max(_version_at) over from_the_first, {{ beginning_of_time() }})
-            ) as _since,
+            greatest({{ beginning_of_time() }}, max(_version_at) over from_the_first) as _since,
             coalesce(
                 min(case when _has_content = 1 then _recency end) over from_the_first, _recency
             ) as _content_recency

@@ -5,19 +5,17 @@ with
 
 users_now as (
     select
-        dim_users.user_id,
-        dim_users.name,
-        dim_users.email,
-        dim_users.is_email_valid,
-        dim_users.phone,
+        user_id,
+        name,
+        email,
+        is_email_valid,
+        phone,
         -- The dimension imputes ages, a history does not.
-        int_users__current.age,
-        dim_users.country,
-        dim_users.registered_at,
-        dim_users.deleted_at
-    from {{ ref('dim_users') }} as dim_users
-    left join {{ ref('int_users__current') }} as int_users__current
-        on dim_users.user_id = int_users__current.user_id
+        case when not is_age_imputed then age end as age,
+        country,
+        registered_at,
+        deleted_at
+    from {{ ref('dim_users') }}
 ),
 
 user_versions as (

@@ -49,6 +49,11 @@ class Held:
             self.rows[place] += count if personal else 0
             self.values |= personal
 
+    @property
+    def told(self) -> list[str]:
+        """The places that have anything, in words."""
+        return [f"{place}: {count} rows of the persons" for place, count in self.rows.items() if count]
+
 
 @dataclass
 class Looked:
@@ -60,7 +65,7 @@ class Looked:
     elsewhere: list[str] = field(default_factory=list)
     """Where a value stands that is not the person's there: in columns that hold no persons, in others' tables."""
     equal: set[Value] = field(default_factory=set)
-    """Values that stand elsewhere, and so in the bytes of the files too."""
+    """Values that stand elsewhere, or within other words, and so in the bytes of the files too."""
 
     def add(self, other: Looked) -> None:
         """What another search has seen."""
@@ -70,17 +75,22 @@ class Looked:
         self.equal |= other.equal
 
     def note(self, place: str, count: int, search: Search, texts: Iterable[str | None], *, is_personal: bool) -> None:
-        """A column, and how many rows of it have any of the values; `texts` are those rows'."""
+        """A column, and how many rows of it have any of the values.
+
+        `texts` are those rows', and those in which a value stands within words; where it is personal and has rows, none
+        are needed.
+        """
         self.columns += 1
-        if not count:
-            return
-        equal = set() if is_personal else search.of_texts(texts)
+        texts = list(texts)
+        equal = search.of_texts(texts) if count and not is_personal else set()
         # An e-mail address is nobody else's word: where one stands, whatever the column, the person is told.
-        if is_personal or any(value.kind == "email" for value in equal):
+        if count and (is_personal or any(value.kind == "email" for value in equal)):
             self.found.append(f"{place}: {count} rows")
-        else:
+            return
+        if count:
             self.elsewhere.append(f"{place}: {count} rows")
-            self.equal |= equal
+        if texts:
+            self.equal |= equal | search.of_bytes(texts)
 
 
 @dataclass(frozen=True)

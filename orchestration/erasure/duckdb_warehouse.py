@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
 
-from ingestion.erased import Erased, Persons
-from ingestion.errors import UserError
+from ingestion.erased import Persons
 from ingestion.lake import Lake, Stream, identifier, literal
 from ingestion.lake.compaction import read
 from ingestion.settings import Settings
@@ -18,7 +16,7 @@ from ingestion.target.duckdb import open_existing
 from ingestion.target.rebuild import REBUILT, rebuild
 from orchestration import publish_duckdb
 from orchestration.erasure.declaration import FREE_TEXTS, Held, Looked, PersonTable, Wanted
-from orchestration.erasure.values import MARK, Search
+from orchestration.erasure.values import REPLACEMENT, Search
 from orchestration.personal_data import PLAIN
 from orchestration.publish_duckdb import opened, published_version, wal
 
@@ -42,21 +40,9 @@ class DuckDBWarehouse:
             for file in (self._home.warehouse_file, self._home.marts_file):
                 if file.exists():
                     held.enter_context(open_existing(file, read_only=False))
-            held.enter_context(self._publishing())
-            yield
-
-    @contextlib.contextmanager
-    def _publishing(self) -> Iterator[None]:
-        """The lock of publish."""
-        folder = self._home.published_file.parent
-        if not folder.is_dir():
-            yield
-            return
-        with (folder / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"a publish of {folder} is at work: wait until it has ended, then run again") from error
+            folder = self._home.published_file.parent
+            if folder.is_dir():
+                held.enter_context(publish_duckdb.alone(folder))
             yield
 
     @property
@@ -105,7 +91,7 @@ class DuckDBWarehouse:
                     if _has_rows(connection, "ops", name):
                         matches = _matches(connection, f"ops.{name}", wanted.search)
                         counts[f"ops.{name}"] = sum(
-                            count for column, (count, _) in matches.items() if column in FREE_TEXTS
+                            count for column, (count, *_) in matches.items() if column in FREE_TEXTS
                         )
                 if "ops.failing_rows" in counts:
                     [(count,)] = connection.execute(
@@ -134,7 +120,7 @@ class DuckDBWarehouse:
         """Publish the marts, and remove all other versions."""
         publish_duckdb.publish(self._home)
         folder = self._home.published_file.parent
-        with self._publishing():
+        with publish_duckdb.alone(folder):
             for file in (*folder.glob("versions/*"), *folder.glob(".next*"), *folder.glob("previous.*")):
                 file.unlink()
 
@@ -144,15 +130,10 @@ class DuckDBWarehouse:
 
     def search(self, wanted: Wanted) -> Looked:
         """Look for anything of the persons and any of the values."""
-        looked = Looked()
+        looked = Looked(found=self.held_of(wanted).told)
         for name, file in self._databases():
             with _reading(file) as connection:
                 connection.execute("set TimeZone = 'UTC'")
-                wanted.listed.install(connection)
-                if name == "warehouse":
-                    for table in wanted.tables:
-                        if rows := _personal_rows(connection, table, wanted.listed):
-                            looked.found.append(f"raw: {table.stream.id}: {rows} rows of the persons")
                 for schema, table_name in _tables(connection):
                     _search(connection, looked, name, schema, table_name, wanted)
         return looked
@@ -210,26 +191,10 @@ def _cleaned(column: str, kind: str, search: Search) -> str:
     if column == "inputs_hash":
         value = "cast(null as varchar)"
     elif kind == "VARCHAR" and column in FREE_TEXTS:
-        for pattern in search.patterns:
-            value = f"regexp_replace({value}, {literal(pattern)}, {literal(MARK)}, 'gi')"
+        # Twice, as Search.replaced says.
+        for pattern in (each for each in search.text_patterns for _ in range(2)):
+            value = f"regexp_replace({value}, {literal(pattern)}, {literal(REPLACEMENT)}, 'gi')"
     return f"{value} as {identifier(column)}"
-
-
-def _personal_rows(connection: duckdb.DuckDBPyConnection, table: PersonTable, erased: Erased) -> int:
-    """Rows of the list's persons in which anything is personal."""
-    relation = f"{identifier(table.stream.schema)}.{identifier(table.stream.name)}"
-    try:
-        names = [row[0] for row in connection.execute(f"describe from {relation}").fetchall()]
-    except duckdb.CatalogException:  # Nothing was loaded yet.
-        return 0
-    persons = erased.streams[table.stream.id]
-    number, personal = persons.number_column(names), persons.personal(names)
-    if number is None or not personal:
-        return 0
-    filled = " or ".join(f"{identifier(name)} is not null" for name in personal)
-    return connection.execute(
-        f"select count(*) from {relation} where ({filled}) and {erased.is_erased_sql(persons, number)}"
-    ).fetchall()[0][0]
 
 
 def _is_of(table: PersonTable, schema: str, name: str) -> bool:
@@ -284,9 +249,9 @@ def _search(
     relation = relation or f"{identifier(schema)}.{identifier(table)}"
     columns = [row[0] for row in connection.execute(f"describe from {relation}").fetchall()]
     own = {column for column in columns if wanted.is_personal(schema, table, columns, column)}
-    for column, (count, condition) in _matches(connection, relation, wanted.search, own).items():
+    for column, (count, with_parts, condition) in _matches(connection, relation, wanted.search, own).items():
         texts: list[str | None] = []
-        if count and column not in own:
+        if with_parts and not (count and column in own):
             texts = [
                 text
                 for (text,) in connection.execute(
@@ -298,11 +263,11 @@ def _search(
 
 
 def _matches(
-    connection: duckdb.DuckDBPyConnection, relation: str, search: Search, own: Collection[str] = FREE_TEXTS
-) -> dict[str, tuple[int, str]]:
-    """How many rows have any of the values, by column, and which; columns that can have none are left out.
+    connection: duckdb.DuckDBPyConnection, relation: str, search: Search, own: Collection[str] = ()
+) -> dict[str, tuple[int, int, str]]:
+    """How many rows have any of the values, by column, and how many have one within words too, and which these are.
 
-    `own` are those that hold persons.
+    Columns that can have none are left out. `own` are those that hold persons.
     """
     conditions = {}
     numbers = ", ".join(literal(number.lstrip("0")) for number in search.numbers)
@@ -312,16 +277,20 @@ def _matches(
             continue
         if kind.startswith(_NUMBERS) and not kind.endswith("]"):
             condition = f"regexp_extract(cast({value} as varchar), '^-?([0-9]*)', 1) in ({numbers})" if numbers else ""
+            with_parts = condition
         else:
-            patterns = search.patterns_of(column in own, column in FREE_TEXTS)
             text = f"cast({value} as varchar)"
-            condition = " or ".join(f"regexp_matches({text}, {literal(pattern)}, 'i')" for pattern in patterns)
-        conditions[column] = condition or "false"
+            patterns = search.patterns_of(column in own, column in FREE_TEXTS)
+            condition, with_parts = (
+                " or ".join(f"regexp_matches({text}, {literal(pattern)}, 'i')" for pattern in each)
+                for each in (patterns, (*patterns, *search.byte_patterns))
+            )
+        conditions[column] = (condition or "false", with_parts or "false")
     if not conditions:
         return {}
-    counted = ", ".join(f"count(*) filter ({condition})" for condition in conditions.values())
-    counts = connection.execute(f"select {counted} from {relation}").fetchall()[0]
-    return {column: (count, conditions[column]) for column, count in zip(conditions, counts, strict=True)}
+    counted = ", ".join(f"count(*) filter ({each})" for both in conditions.values() for each in both)
+    counts = iter(connection.execute(f"select {counted} from {relation}").fetchall()[0])
+    return {column: (next(counts), next(counts), with_parts) for column, (_, with_parts) in conditions.items()}
 
 
 def _tables(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:

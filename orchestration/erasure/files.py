@@ -61,15 +61,21 @@ def is_of_tables(home: Settings, path: Path) -> bool:
     return path.is_relative_to(home.lake) or path.name.endswith((".duckdb", ".duckdb.wal"))
 
 
-def contains(path: Path, search: Search) -> bool:
-    """Whether a file has any of the values in its bytes; a file that has gone has not."""
+def contains(path: Path, search: Search, of_bytes: Search | None = None) -> bool:
+    """Whether a file has any of the values; a file that has gone has not.
+
+    A text is searched as one, any other file for `of_bytes`, where that is another search, in its bytes.
+    """
+    of_bytes = of_bytes or search
     overlap = b""
     try:
+        if _is_text(path):
+            return any(search.is_in_text(piece) for piece in _lines(path))
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
-                if search.is_in(overlap + chunk):
+                if of_bytes.is_in(overlap + chunk):
                     return True
-                overlap = chunk[-search.most_bytes :]
+                overlap = chunk[-of_bytes.most_bytes :]
     except (FileNotFoundError, IsADirectoryError):
         return False
     return False
@@ -108,19 +114,30 @@ def _below(place: Path) -> Iterator[Path]:
 
 
 def _is_text(path: Path) -> bool:
+    # A log of a machine that lost its power has blocks of zeros.
+    if ".log" in path.name:
+        return True
     with path.open("rb") as file:
         return b"\0" not in file.read(_CHUNK)
 
 
+def _lines(path: Path) -> Iterator[bytes]:
+    """A file in parts that end with a line: a value has no line's end in it."""
+    with path.open("rb") as file:
+        rest = b""
+        while chunk := file.read(_CHUNK):
+            whole, end, rest = (rest + chunk).rpartition(b"\n")
+            if end:
+                yield whole + end
+        if rest:
+            yield rest
+
+
 def _rewrite(path: Path, search: Search) -> None:
     beside = path.with_name(f".{path.name}.erased")
-    with path.open("rb") as old, beside.open("wb") as new:
-        rest = b""
-        while chunk := old.read(_CHUNK):
-            # A value has no line's end in it.
-            whole, end, rest = (rest + chunk).rpartition(b"\n")
-            new.write(search.replaced(whole + end))
-        new.write(search.replaced(rest))
+    with beside.open("wb") as new:
+        for piece in _lines(path):
+            new.write(search.replaced(piece))
         new.flush()
         os.fsync(new.fileno())
     shutil.copystat(path, beside)

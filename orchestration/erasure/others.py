@@ -31,11 +31,15 @@ class Others:
                 self._texts.add(text.lower())
                 self._numbers.add(digits(text))
 
-    def have(self, text: str, kind: str) -> bool:
-        """Whether a value is another's too, or stands within one."""
-        if kind == "phone" and (number := digits(text)) and any(number in each for each in self._numbers):
+    def have(self, value: Value) -> bool:
+        """Whether a value is another's too: a name as a word of one, others also within one."""
+        if value.kind == "phone" and (number := digits(value.text)) and any(number in each for each in self._numbers):
             return True
-        return any(form in each for form in Value(text, kind).forms() for each in self._texts)
+        return value.stands_in(self._texts)
+
+    def have_part(self, value: Value) -> bool:
+        """Whether a value is a part of another's, within words too."""
+        return value.is_part_of(self._texts)
 
 
 def held(lake: Lake, con: duckdb.DuckDBPyConnection, tables: Collection[PersonTable], listed: Erased) -> set[str]:
@@ -64,7 +68,8 @@ def _rows(
         text = f"cast({identifier(name)} as varchar)"
         # As staging cleans telephone numbers, so that equal ones are known that are written in another way.
         both = f"{text} || ' ' || regexp_replace({text}, '[^0-9]', '', 'g')"
-        conditions = [f"regexp_matches({both}, {literal(pattern)}, 'i')" for pattern in alike.loose_patterns]
+        patterns = (*alike.loose_patterns, *alike.byte_patterns)
+        conditions = [f"regexp_matches({both}, {literal(pattern)}, 'i')" for pattern in patterns]
         if conditions:
             is_others = f"not {listed.is_erased_sql(persons, number)}" if number else "true"
             rows = con.execute(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from ingestion.target.rebuild import rebuild
 from orchestration import publish_postgres
 from orchestration.erasure import administrator as administrator_of
 from orchestration.erasure import files
-from orchestration.erasure.declaration import FREE_TEXTS, Held, Looked, PersonTable, Wanted
+from orchestration.erasure.declaration import FREE_TEXTS, Held, Looked, Wanted
 from orchestration.erasure.values import Search
 
 _HISTORY = ("builds", "model_runs", "test_results", "failing_rows", "publishes")
@@ -141,7 +142,7 @@ class PostgresWarehouse:
                     counts[f"ops.{name}"] = sum(count for column, (count, _) in matches.items() if column in FREE_TEXTS)
                 if (schema, name) == ("ops", "failing_rows"):
                     rows = _rows(cursor, "select failing_row from ops.failing_rows")
-                    counts["ops.failing_rows"] = sum(_is_failing_row(row, wanted) for row in rows)
+                    counts["ops.failing_rows"] = sum(_are_failing_rows(rows, wanted))
         return counts
 
     def rebuild(self, lake: Lake, wanted: Wanted) -> None:
@@ -170,11 +171,8 @@ class PostgresWarehouse:
 
     def search(self, wanted: Wanted) -> Looked:
         """Look for anything of the persons and any of the values."""
-        looked = Looked()
+        looked = Looked(found=self.held_of(wanted).told)
         with self._connected(TRANSFORMER) as cursor:
-            for table in wanted.tables:
-                if rows := _personal_rows(cursor, table, wanted):
-                    looked.found.append(f"raw: {table.stream.id}: {rows} rows of the persons")
             ours = self._ours(cursor)
             for schema, name, *columns in _rows(cursor, _TABLES):
                 if not _is_readable(cursor, schema, name):
@@ -194,7 +192,8 @@ class PostgresWarehouse:
             ):
                 if equal.is_in_texts(texts):
                     looked.found.append(f"statistics of {schema}.{name}.{column}")
-            looked.found += [str(path) for path in self._own_files(cursor) if files.contains(path, equal)]
+            of_bytes = equal.without_parts()
+            looked.found += [str(path) for path in self._own_files(cursor) if files.contains(path, of_bytes)]
         return looked
 
     def _ours(self, cursor: Any) -> set[tuple[str, str]]:
@@ -246,34 +245,6 @@ def _has_rows(cursor: Any, table: str) -> bool:
     return bool(_rows(cursor, f"select 1 from {table} limit 1"))
 
 
-def _personal_rows(cursor: Any, table: PersonTable, wanted: Wanted) -> int:
-    """Rows of the persons in which anything is personal."""
-    schema, name = table.stream.schema, table.stream.name
-    names = [
-        column
-        for (column,) in _rows(
-            cursor,
-            "select column_name from information_schema.columns where table_schema = %s and table_name = %s",
-            schema,
-            name,
-        )
-    ]
-    persons = wanted.listed.streams[table.stream.id]
-    number, personal = persons.number_column(names), persons.personal(names)
-    if number is None or not personal:
-        return 0
-    _send(cursor, "wanted_persons", wanted.persons)
-    [(count,)] = _rows(
-        cursor,
-        sql.SQL("select count(*) from {} where ({}) and {} in (select value from pg_temp.wanted_persons)").format(
-            sql.Identifier(schema, name),
-            sql.SQL(" or ").join(sql.SQL("{} is not null").format(sql.Identifier(each)) for each in personal),
-            _normalised(sql.Identifier(number), persons),
-        ),
-    )
-    return count
-
-
 def _normalised(column: sql.Identifier, persons: Persons) -> sql.Composable:
     """A person's number as `Persons.normalised` gives it."""
     text = sql.SQL("btrim({}::text, {})").format(column, sql.Literal(BLANKS))
@@ -299,11 +270,11 @@ def _matches(
     name: str,
     columns: Sequence[Sequence[str]],
     search: Search,
-    own: Collection[str] = FREE_TEXTS,
+    own: Collection[str] = (),
 ) -> dict[str, tuple[int, set[str | None]]]:
-    """How many rows have any of the values, by column, and their texts; columns that can have none are left out.
+    """How many rows have any of the values, by column, and their texts, and those that have one within words too.
 
-    `own` are those that hold persons.
+    Columns that can have none are left out. `own` are those that hold persons.
     """
     names, categories, types = columns
     # Of the kinds of types: dates, intervals and booleans have no texts.
@@ -323,9 +294,11 @@ def _matches(
             while chunk := reader.fetchmany(_FETCH_ROWS):
                 for column, values in zip(texts, zip(*chunk, strict=True), strict=True):
                     patterns = search.patterns_of(column in own, column in FREE_TEXTS)
-                    if search.is_in_texts(values, patterns):
-                        matching = [value for value in values if search.is_in_texts([value], patterns)]
-                        found[column] = (found[column][0] + len(matching), found[column][1] | set(matching))
+                    with_parts = (*patterns, *search.byte_patterns)
+                    if search.is_in_texts(values, with_parts):
+                        similar = list(itertools.compress(values, search.each_is_in(values, with_parts)))
+                        count = sum(search.each_is_in(similar, patterns))
+                        found[column] = (found[column][0] + count, found[column][1] | set(similar))
     if numbers and search.numbers:
         _send(cursor, "wanted_numbers", [number.lstrip("0") for number in search.numbers])
         for column in numbers:
@@ -338,10 +311,17 @@ def _matches(
     return found
 
 
-def _is_failing_row(texts: Iterable[str | None], wanted: Wanted) -> bool:
-    return wanted.search.is_in_texts(texts, wanted.search.own_patterns) or any(
-        re.search(wanted.record_pattern, text) for text in texts if text
-    )
+def _are_failing_rows(rows: Sequence[Sequence[str | None]], wanted: Wanted) -> list[bool]:
+    """For the texts of each row, whether any has a value or names one of the persons."""
+    has_value = wanted.search.each_is_in(map(_joined, rows), wanted.search.own_patterns)
+    record = re.compile(wanted.record_pattern)
+    return [
+        has or any(record.search(text) for text in texts if text) for has, texts in zip(has_value, rows, strict=True)
+    ]
+
+
+def _joined(texts: Iterable[str | None]) -> str:
+    return "\n".join(text for text in texts if text)
 
 
 def _clean(cursor: Any, name: str, texts: Sequence[str], wanted: Wanted) -> None:
@@ -351,15 +331,13 @@ def _clean(cursor: Any, name: str, texts: Sequence[str], wanted: Wanted) -> None
     if not texts:
         return
     columns = sql.SQL(", ").join(map(sql.Identifier, texts))
-    for place, *values in _rows(
-        cursor, sql.SQL("select ctid::text, {} from {}").format(columns, sql.Identifier("ops", name))
-    ):
-        if name == "failing_rows":
-            if _is_failing_row(values, wanted):
-                cursor.execute("delete from ops.failing_rows where ctid = %s::tid", [place])
-            continue
-        if not wanted.search.is_in_texts(values):
-            continue
+    rows = _rows(cursor, sql.SQL("select ctid::text, {} from {}").format(columns, sql.Identifier("ops", name)))
+    all_values = [values for _, *values in rows]
+    if name == "failing_rows":
+        for [place, *_] in itertools.compress(rows, _are_failing_rows(all_values, wanted)):
+            cursor.execute("delete from ops.failing_rows where ctid = %s::tid", [place])
+        return
+    for place, *values in itertools.compress(rows, wanted.search.each_is_in(map(_joined, all_values))):
         new = [value and wanted.search.replaced(value.encode()).decode() for value in values]
         changed = sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(each)) for each in texts)
         statement = sql.SQL("update {} set {} where ctid = %s::tid").format(sql.Identifier("ops", name), changed)

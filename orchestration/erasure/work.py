@@ -11,7 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,7 +83,7 @@ class Pending:
         os.close(os.open(file.with_name(f"{file.name}.next"), os.O_WRONLY | os.O_CREAT, 0o600))
         content = {
             "persons": self.persons,
-            "values": [[value.text, value.kind, value.is_shared, value.is_projects] for value in self.values],
+            "values": [list(astuple(value)) for value in self.values],
             "counts": self.counts,
             "began_at": self.began_at,
         }
@@ -270,15 +270,17 @@ class Erasure:
             # The same lake may have a warehouse in files too, which this erasure does not make anew.
             looked.add(DuckDBWarehouse(self.home).search(wanted))
         # What stands elsewhere in tables stands in their files' bytes too.
-        in_tables = search.without(looked.equal)
+        of_others = search.without(looked.equal)
+        of_bytes, of_others_bytes = search.without_parts(), of_others.without_parts()
         count, size = 0, 0
         for path in files.all_files(self.home):
             if path != self._pending_file:
                 # Logs of other warehouses of this project may come and go meanwhile.
                 with contextlib.suppress(FileNotFoundError):
                     count, size = count + 1, size + path.stat().st_size
-                of_file = in_tables if files.is_of_tables(self.home, path) else search
-                looked.found += [str(path)] if files.contains(path, of_file) else []
+                of_tables = files.is_of_tables(self.home, path)
+                of_file = (of_others, of_others_bytes) if of_tables else (search, of_bytes)
+                looked.found += [str(path)] if files.contains(path, *of_file) else []
         return {
             "columns": looked.columns,
             "files": count,
@@ -327,11 +329,18 @@ class Erasure:
         texts = {(text, kind) for text, kind in personal if is_identifying(text, kind)}
         others = Others(self._lake, con, self._tables, listed, Search(Value(*each) for each in texts))
         # Examples in the models' yml come into dbt's files with each build.
-        examples = files.in_project()
+        examples = [files.in_project()]
         values = []
-        for text, kind in texts:
-            is_projects = any(form.lower() in examples for form in Value(text, kind).forms())
-            values.append(Value(text, kind, is_projects or others.have(text, kind), is_projects))
+        for value in (Value(*each) for each in texts):
+            is_projects = value.stands_in(examples)
+            values.append(
+                replace(
+                    value,
+                    is_shared=is_projects or others.have(value),
+                    is_projects=is_projects,
+                    is_within=value.is_part_of(examples) or others.have_part(value),
+                )
+            )
         return sorted(values)
 
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own: from the locked package's binaries, on the loopback only, also for root.
+"""A PostgreSQL server of one's own: from the locked package's binaries or others, on the loopback only, also for root.
 
     with PostgresServer.start(folder) as server:
         psycopg2.connect(server.dsn())
@@ -17,6 +17,7 @@ import importlib.util
 import json
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -41,6 +42,8 @@ HOST = "127.0.0.1"
 SUPERUSER = "postgres"
 VERSIONS = {18: "pginstall18", 16: "pginstall"}
 """Major versions, and the folder of each in the package."""
+OTHER_PROGRAMS = "POSTGRES_PROGRAMS"
+"""Variable: a folder with `initdb` and `postgres` of another version, for new servers: /usr/lib/postgresql/15/bin."""
 UNREACHABLE = Path("/var/lib/shop-warehouse")
 """Where root's servers live when their user cannot reach the folder that was asked for."""
 START_SECONDS = 60
@@ -89,7 +92,7 @@ class PostgresServer:
         Args:
             folder: the server's own folder; `server.folder` says where it really is (see UNREACHABLE).
             port: a port to insist on; otherwise the one it had before if that is free, else a free one.
-            version: 18 (the default of a new folder) or 16.
+            version: that of `POSTGRES_PROGRAMS`, 18 or 16; the first of them is the default of a new folder.
             durable: False leaves out fsync: faster, and a crash of the machine may cost the data.
             temporary: end the server with the thread that starts it, whatever ends that (on Linux).
             options: more settings of PostgreSQL, for example `{"max_replication_slots": "1"}`.
@@ -143,7 +146,7 @@ class PostgresServer:
             # A commit is still written before it is confirmed, so that it survives the server's own end.
             settings |= {"fsync": "off", "full_page_writes": "off"}
         settings |= options
-        program = _binaries(remembered["version"], user) / "postgres"
+        program = _reachable(remembered["version"], user) / "postgres"
         # A lock file of a server that is gone: after a reboot its number may be another process's, and block the start.
         (folder / "data" / "postmaster.pid").unlink(missing_ok=True)
         for attempt in range(_PORT_ATTEMPTS):
@@ -259,9 +262,8 @@ def _prepare(folder: Path, version: int | None, user: _User | None) -> dict[str,
             )
         _check_version(folder, version, remembered["version"])
         return remembered
-    version = version or max(VERSIONS)
-    if version not in VERSIONS:
-        raise UserError(f"there is no PostgreSQL {version} here: choose one of {', '.join(map(str, VERSIONS))}")
+    version = version or next(iter(_folders()))
+    programs = _reachable(version, user)
     remembered = {"version": version, "port": _free_port(), "password": secrets.token_urlsafe(24)}
     # Made beside and then renamed, so that one that was interrupted is never taken for a server.
     unfinished = folder / "data.unfinished"
@@ -274,7 +276,7 @@ def _prepare(folder: Path, version: int | None, user: _User | None) -> dict[str,
         if user:
             for path in (Path(scratch), secret, unfinished):
                 os.chown(path, user.uid, user.gid)
-        command = [str(_binaries(version, user) / "initdb"), "-D", str(unfinished), "-U", SUPERUSER]
+        command = [str(programs / "initdb"), "-D", str(unfinished), "-U", SUPERUSER]
         command += ["--pwfile", str(secret), "--auth=scram-sha-256", "--no-locale", "--encoding=UTF8", "--no-sync"]
         process = _start_process(command, user, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         said = process.communicate()[0]
@@ -326,27 +328,52 @@ def _can(user: _User, test: str, path: Path) -> bool:
     return _start_process(["test", test, str(path)], user).wait() == 0
 
 
-def _binaries(version: int, user: _User | None) -> Path:
-    """The folder with initdb and postgres, where the server's user can run them."""
+def programs(version: int) -> Path:
+    """The folder with the programs of a major version. Raises UserError: there is none here."""
+    folders = _folders()
+    if version not in folders:
+        raise UserError(f"there is no PostgreSQL {version} here: choose one of {', '.join(map(str, folders))}")
+    return folders[version]
+
+
+def _folders() -> dict[int, Path]:
+    """The folders with programs by major version, that of new servers first."""
     found = importlib.util.find_spec(_PACKAGE)  # not imported: it would change permissions
     if found is None or found.origin is None:
         raise UserError("PostgreSQL's binaries are not installed: run scripts/environment")
-    install = Path(found.origin).parent / VERSIONS[version]
-    if user is None or _can(user, "-x", install / "bin" / "postgres"):
-        return install / "bin"
-    stamp = hashlib.sha256(f"{install} {(install / 'bin/postgres').stat().st_mtime_ns}".encode()).hexdigest()[:12]
+    folders = {version: Path(found.origin).parent / folder / "bin" for version, folder in VERSIONS.items()}
+    named = os.environ.get(OTHER_PROGRAMS)
+    if not named:
+        return folders
+    try:
+        said = subprocess.run([Path(named) / "postgres", "--version"], capture_output=True, text=True).stdout
+        version = int(re.findall(r"\d+", said)[0])
+    except (OSError, IndexError) as error:
+        raise UserError(
+            f"{OTHER_PROGRAMS} is {named!r}, which has no program postgres that runs: name a folder with initdb and"
+            " postgres, as /usr/lib/postgresql/15/bin"
+        ) from error
+    return {version: Path(named), **{other: folder for other, folder in folders.items() if other != version}}
+
+
+def _reachable(version: int, user: _User | None) -> Path:
+    """The folder with initdb and postgres, where the server's user can run them."""
+    folder = programs(version)
+    if user is None or _can(user, "-x", folder / "postgres"):
+        return folder
+    stamp = hashlib.sha256(f"{folder} {(folder / 'postgres').stat().st_mtime_ns}".encode()).hexdigest()[:12]
     copy = UNREACHABLE / f"binaries-{version}-{stamp}"
     if not copy.exists():
         UNREACHABLE.mkdir(mode=0o755, exist_ok=True)
         UNREACHABLE.chmod(0o755)
         beside = Path(tempfile.mkdtemp(dir=UNREACHABLE))
-        shutil.copytree(install, beside, dirs_exist_ok=True)
+        shutil.copytree(folder.parent, beside, dirs_exist_ok=True)
         beside.chmod(0o755)
         try:
             beside.rename(copy)
         except OSError:  # another process was faster
             shutil.rmtree(beside)
-    return copy / "bin"
+    return copy / folder.name
 
 
 def _is_free(port: int) -> bool:

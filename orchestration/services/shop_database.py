@@ -54,6 +54,8 @@ def prepare(server: PostgresServer, service_file: Path) -> None:
         )
         cursor.execute("select from pg_publication where pubname = %s", (PUBLICATION,))
         if not cursor.fetchall():
-            cursor.execute(f"create publication {PUBLICATION} for tables in schema {SCHEMA}")
+            # PostgreSQL 14 knows no publication of a schema.
+            what = f"tables in schema {SCHEMA}" if server.version >= 15 else "all tables"
+            cursor.execute(f"create publication {PUBLICATION} for {what}")
     place = {"host": server.host, "port": server.port, "dbname": DATABASE}
     write_services(service_file, {role: {**place, "user": role, "password": passwords[role]} for role in passwords})

@@ -117,6 +117,13 @@ def _grant(cursor: Any, database: str) -> None:
     ]
     for statement in statements:
         cursor.execute(sql.SQL(statement).format(database=sql.Identifier(database)))
+    # PostgreSQL 14 makes databases whose schema public a superuser has, and only warns who may not close it.
+    cursor.execute("select has_schema_privilege('public', 'public', 'create')")
+    if cursor.fetchall()[0][0]:
+        raise UserError(
+            f"everybody may make tables in the schema public of {database}, as PostgreSQL 14 has it; only a superuser"
+            " can change that: let one type `revoke create on schema public from public` there, then run this again"
+        )
     for schema in made:
         cursor.execute(sql.SQL(f"grant usage on schema {{}} to {TRANSFORMER}").format(sql.Identifier(schema)))
     # Not of all tables in these schemas: those of dbt's in ops nobody but itself may grant.

@@ -19,11 +19,11 @@ from psycopg2.extensions import parse_dsn
 
 from ingestion.erased import Erased, Persons
 from ingestion.lake import Lake, Stream
-from ingestion.postgres_service import RAW_LOCK
+from ingestion.postgres_service import RAW_LOCK, TRANSFORMER
 from ingestion.settings import Settings
-from orchestration.erasure import administrator
+from orchestration.erasure import administrator, values
 from orchestration.erasure.declaration import Wanted, declared
-from orchestration.erasure.postgres_warehouse import PostgresWarehouse
+from orchestration.erasure.postgres_warehouse import PostgresWarehouse, _clean
 from orchestration.erasure.values import Search, Value
 from orchestration.services import warehouse_database
 from orchestration.services.postgres import PostgresServer
@@ -389,16 +389,56 @@ def test_a_database_says_by_number_what_it_has_of_a_person(
         "create schema raw_crm",
         "create schema build",
         "create table raw_crm.users (user_id text, name text, email text, phone text, age text)",
-        "insert into raw_crm.users values ('07', null, 'old7@post.example.net', null, '44'), ('8', 'B', 'b@c', '', '')",
+        "insert into raw_crm.users values ('07', null, 'old7@post.example.net', null, '44'), ('8', 'B', 'b@c', '', ''),"
+        " ('-00.', null, 'nought@post.example.net', null, null)",
         "create table build.dim_users (user_id bigint, name text, email text, phone text)",
         "insert into build.dim_users values (7, 'Ann Lee', 'unknown@example.com', null), (8, 'B', 'b@c', '1')",
     )
     persons = Persons("user_id", ("name", "email", "phone", "age"), is_integer=True)
-    listed = Erased(b"k" * 32).with_streams({"crm-users": persons}).with_persons(["7"])
-    held = warehouse.held_of(Wanted(declared("demo_shop"), ["7"], listed, Search([])))
-    assert held.rows == {"raw: crm-users": 1, "models": 1}
-    assert held.values == {("old7@post.example.net", "email"), ("44", "age"), ("Ann Lee", "name")}
+    listed = Erased(b"k" * 32).with_streams({"crm-users": persons}).with_persons(["7", "0"])
+    held = warehouse.held_of(Wanted(declared("demo_shop"), ["7", "0"], listed, Search([])))
+    assert held.rows == {"raw: crm-users": 2, "models": 1}
+    emails = {("old7@post.example.net", "email"), ("nought@post.example.net", "email")}
+    assert held.values == {*emails, ("44", "age"), ("Ann Lee", "name")}
     assert warehouse.is_built
+
+
+def test_many_rows_of_a_database_are_searched_and_cleaned_at_once(
+    postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = parse_dsn(postgres.dsn)
+    service = "".join(f"{name}={each}\n" for name, each in parameters.items())
+    (tmp_path / "pg_service.conf").write_text(f"[warehouse_transformer]\n{service}[warehouse_loader]\n{service}")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "pg_service.conf"))
+    warehouse = PostgresWarehouse(Settings("demo_shop", tmp_path, tmp_path / "source", engine="postgres"))
+    listed = Erased(b"k" * 32).with_streams({"crm-users": Persons("user_id", ("name",))}).with_persons(["7"])
+    names = [Value("Peter", "name"), *(Value(f"Maria{number} Nowak", "name") for number in range(100))]
+    wanted = Wanted(declared("demo_shop"), ["7"], listed, Search(names))
+    postgres.execute(
+        "create schema ops",
+        "create schema team",
+        "create table team.notes as select case n when 7 then 'of Peter' when 8 then 'Petersen' else 'row ' || n end"
+        " as note from generate_series(1, 6000) as n",
+        "create table ops.model_runs as select note as message, 'Peter' as model from team.notes",
+        """create table ops.failing_rows as select '{"note": "' || note || '"}' as failing_row from team.notes""",
+        """insert into ops.failing_rows values ('{"user_id": 7}'), ('{"user_id": 77}'), (null)""",
+    )
+    # To make an expression is what costs: not one for each of the rows.
+    searches, match = [], values.pc.match_substring_regex
+    monkeypatch.setattr(values.pc, "match_substring_regex", lambda *a, **kw: searches.append(1) or match(*a, **kw))
+    assert warehouse.count(wanted) == {"ops.model_runs": 1, "ops.failing_rows": 2}
+    looked = warehouse.search(wanted)
+    assert looked.found == ["ops.failing_rows.failing_row: 1 rows", "ops.model_runs.message: 1 rows"]
+    assert looked.elsewhere == ["ops.model_runs.model: 6000 rows", "team.notes.note: 1 rows"]
+    with warehouse._connected(TRANSFORMER) as cursor:
+        for table, column in {"model_runs": "message", "failing_rows": "failing_row"}.items():
+            _clean(cursor, table, [column], wanted)
+    assert warehouse.count(wanted) == {"ops.model_runs": 0, "ops.failing_rows": 0}
+    assert 0 < len(searches) < 6_000
+    messages = {text for (text,) in postgres.query("select message from ops.model_runs")}
+    assert {"of [erased]", "Petersen", "row 9"} <= messages and len(messages) == 6_000
+    failing = {text for (text,) in postgres.query("select failing_row from ops.failing_rows")}
+    assert {None, '{"user_id": 77}', '{"note": "Petersen"}'} <= failing and len(failing) == 6_001
 
 
 def test_tables_of_somebody_else_are_said_and_no_failure(
@@ -421,14 +461,15 @@ def test_tables_of_somebody_else_are_said_and_no_failure(
         "create table open.shop as select 7 as user_id, 'Mozartkugel' as name",
         "create table build.dim_users as select 7 as user_id, 'Mozartkugel' as name",
         f"grant usage on schema open, build to {role}",
-        f"grant select on open.shop to {role}",
+        # Of a schema that is shut even what may be read cannot be.
+        f"grant select on open.shop, team.shut to {role}",
         f"alter table build.dim_users owner to {role}",
     )
     try:
         looked = PostgresWarehouse(home).search(wanted)
     finally:
         postgres.execute("drop table build.dim_users", f"drop owned by {role}", f"drop role {role}")
-    assert looked.found == ["build.dim_users.name: 1 rows"]
+    assert looked.found == ["models: 1 rows of the persons", "build.dim_users.name: 1 rows"]
     assert looked.elsewhere == [
         "open.shop.name: 1 rows",
         "team.shut: not to be read by warehouse_transformer, and so not looked at: look there yourself",

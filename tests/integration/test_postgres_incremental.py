@@ -157,6 +157,8 @@ def test_look_back_finds_a_late_commit_by_a_float(shop):
     [("numeric(4,2)", "5.25", "5.5"), ("smallint", "-32000", "-31999"), ("numeric(3,5)", "0.005", "0.00501")],
 )
 def test_look_back_beyond_what_the_type_can_hold(shop, kind, first, second):
+    if shop.database.server.version < 15:
+        kind = kind.replace("(3,5)", "(5,5)")  # No type of before has more digits behind the point than digits.
     shop.database.execute(f"create table t (id int primary key, seen {kind})", f"insert into t values (1, {first})")
     catalog = shop.catalog(replication_key="seen")
     shop.run(catalog)

@@ -214,6 +214,16 @@ BREAKAGES = {
             "update {windows} set window_start = window_start + interval 1 hour where product_id = 2",
             "clicks of product 2",
         ),
+        # Equal and opposite faults within an hour, which leave the sum of times, or that of their squares, as it was.
+        *[
+            (
+                "update {windows} set clicks = clicks + case extract(minute from window_start) "
+                f"{' '.join(f'when {5 * place} then {more}' for place, more in enumerate(faults))} else 0 end"
+                " where product_id = 1 and extract(hour from window_start) = 10",
+                "clicks of product 1",
+            )
+            for faults in ((1, -1), (1, -2, 1), (1, -3, 3, -1))
+        ],
         ("update {windows} set date_id = 20240103 where date_id = 20240104", "day of the windows"),
         (
             "update {windows} set date_id = 20240104"
@@ -319,6 +329,8 @@ BREAKAGES = {
             (f"update marts.dim_products_history set {column} = {value} where product_id = 1 and is_current", "product")
             for column, value in (("name", "'x'"), ("category", "'x'"), ("price", "null"), ("deleted_at", "now()"))
         ],
+        ("update marts.dim_users set age = age + 1 where user_id = 1", "user"),
+        ("update marts.dim_users set is_age_imputed = true where user_id = 1", "user"),
         ("delete from marts.dim_users_history where user_id = 1", "user"),
         ("delete from marts.dim_products where product_id = 1", "product"),
     ],

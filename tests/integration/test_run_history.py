@@ -45,7 +45,7 @@ def test_every_model_has_its_timing_and_rows(built: DbtWarehouse) -> None:
     rows = {row[0]: row[1:4] for row in runs}
     lines = built.query("select count(*) from fact_orders")[0][0]
     assert rows["fact_orders"] == ("incremental", "success", lines)
-    assert rows["dim_users"][0] == "table"
+    assert rows["dim_users"][0] == "incremental" and rows["mart_customers"][0] == "table"
     assert rows["statuses"] == ("seed", "success", ops(built, "select count(*) from seeds.statuses")[0][0])
     assert rows["stg_demo_shop__orders"] == ("view", "success", None)
 

@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 
 from ingestion.errors import UserError
-from orchestration.services.postgres import HOST, PostgresServer
+from orchestration.services.postgres import HOST, OTHER_PROGRAMS, PostgresServer, programs
 from tests.postgres import Database, create_database, drop_database
 
 
@@ -118,6 +118,17 @@ def test_version_16_can_be_had_and_stays(folder):
         start(folder, version=18)
     with start(folder) as server:
         assert server.version == 16
+
+
+def test_programs_of_ones_own_are_those_of_new_servers(folder, server_folder, monkeypatch):
+    monkeypatch.setenv(OTHER_PROGRAMS, str(programs(16)))
+    with start(folder) as server:
+        assert admin(server).query("show server_version")[0][0].startswith("16.")
+    with pytest.raises(UserError, match="no PostgreSQL 15 here: choose one of 16, 18"):
+        start(server_folder / "another", version=15)
+    monkeypatch.setenv(OTHER_PROGRAMS, str(folder))
+    with pytest.raises(UserError, match=f"POSTGRES_PROGRAMS is '{folder}', which has no program postgres that runs"):
+        start(server_folder / "another")
 
 
 def test_the_password_is_in_nothing_that_others_can_read(folder):

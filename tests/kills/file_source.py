@@ -7,8 +7,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import duckdb
 import yaml
+
+from tests.integration.conftest import TargetHome
 
 
 class FileSource:
@@ -63,15 +64,15 @@ class FileSource:
         beside.write_text("\n".join(["id,value", *lines]) + "\n")
         beside.replace(file)
 
-    def check(self, warehouse: Path) -> int:
+    def check(self, warehouse: TargetHome) -> int:
         """Every file's rows are in raw as they are now, and no row came or went twice; returns how many there are."""
         total = 0
-        with duckdb.connect(str(warehouse)) as con:
+        with warehouse.connect() as ask:
             for name in ("orders", "visits"):
-                rows = con.execute(
-                    "select _sdc_source_file, _sdc_row_hash, _sdc_occurrence, _sdc_operation, id || ',' || value"
+                rows = ask(
+                    "select _sdc_source_file, _sdc_row_hash, _sdc_occurrence, _sdc_operation, concat(id, ',', value)"
                     f" from raw_shop.{name} order by _sdc_load_id"
-                ).fetchall()
+                )
                 current: dict[tuple[str, str, int], str | None] = {}
                 for file, row_hash, occurrence, operation, text in rows:
                     row = (file, row_hash, occurrence)

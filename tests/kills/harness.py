@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import duckdb
-
 from ingestion import lifeline
+from tests.integration.conftest import TargetHome
 from tests.kills import runner
 from tests.pipeline import BIN
 
@@ -145,7 +144,7 @@ class Killer:
     """Kills runs at seeded moments, which are spread over the time that a whole run works."""
 
     starter: Starter
-    home: Path
+    warehouse: TargetHome
     chance: random.Random
     start_seconds: float
     work_seconds: float = 1.0
@@ -183,7 +182,7 @@ class Killer:
                 os.kill(pid, signal.SIGKILL)
         code = running.wait(RUN_SECONDS)
         assert code is not None, last_words(running.log)
-        kill = Kill(victim, seconds, hit, left_behind(self.home) if hit else frozenset())
+        kill = Kill(victim, seconds, hit, left_behind(self.warehouse) if hit else frozenset())
         self.kills.append(kill)
         return kill
 
@@ -204,31 +203,35 @@ def closed_batches(home: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def left_behind(home: Path) -> frozenset[str]:
+def left_behind(warehouse: TargetHome) -> frozenset[str]:
     """What of LEFT is there now."""
     found = set()
+    home = warehouse.home
     if any(home.glob("lake/raw/*/*/.tmp-*")):
         found.add(LEFT[0])
     in_lake = {batch["load_id"] for batch in closed_batches(home)}
-    loaded: dict[str, int] = {}
-    if (home / "warehouse.duckdb").exists():
-        # The target may be about to end.
-        with lifeline.once_free(lambda: duckdb.connect(str(home / "warehouse.duckdb")), lambda _: True) as con:
-            if con.execute("select 1 from duckdb_tables() where schema_name = 'ops'").fetchall():
-                query = "select source || '-' || stream, load_id from ops.loads order by load_id"
-                loads = con.execute(query).fetchall()
-                in_lake -= {load_id for _, load_id in loads}
-                loaded = dict(loads)
-    if in_lake:
+    # The target may be about to end.
+    loads = lifeline.once_free(lambda: _loads(warehouse), lambda _: True)
+    if in_lake - {load_id for _, load_id in loads}:
         found.add(LEFT[1])
     state = home / "state.json"
     bookmarks = json.loads(state.read_text())["bookmarks"] if state.exists() else {}
     # Meltano's own state is not looked at.
     if not (home / "meltano").exists() and any(
-        load_id > bookmarks.get(stream, {}).get("load_id", 0) for stream, load_id in loaded.items()
+        load_id > bookmarks.get(stream, {}).get("load_id", 0) for stream, load_id in dict(loads).items()
     ):
         found.add(LEFT[2])
     return frozenset(found)
+
+
+def _loads(warehouse: TargetHome) -> list[tuple[Any, ...]]:
+    """Stream and number of each load that the ledger has, in their order."""
+    if warehouse.database is None and not (warehouse.home / "warehouse.duckdb").exists():
+        return []
+    with warehouse.connect() as ask:
+        if not ask("select 1 from information_schema.tables where table_schema = 'ops' and table_name = 'loads'"):
+            return []
+        return ask("select source || '-' || stream, load_id from ops.loads order by load_id")
 
 
 def table(kills: list[Kill]) -> str:
@@ -272,26 +275,25 @@ def writing(step: Callable[[], None]) -> Iterator[None]:
         raise faults[0]
 
 
-def check_ledger(home: Path) -> int:
+def check_ledger(warehouse: TargetHome) -> int:
     """Ledger, raw and lake agree, and nothing of a killed run is in sight; returns the number of loads."""
-    with duckdb.connect(str(home / "warehouse.duckdb")) as con:
-        loads = con.execute(
+    with warehouse.connect() as ask:
+        loads = ask(
             "select load_id, batch_id, source, stream, rows_extracted, rows_loaded, rows_quarantined, rows_dropped"
             " from ops.loads order by load_id"
-        ).fetchall()
+        )
         assert len({load[0] for load in loads}) == len({load[1] for load in loads}) == len(loads)
         for load_id, _, _, _, extracted, loaded, quarantined, dropped in loads:
             assert extracted == loaded + quarantined + dropped, load_id
         for source, stream in {load[2:4] for load in loads}:
-            in_raw = con.execute(
-                f'select _sdc_load_id, count(*) from "raw_{source}"."{stream}" group by _sdc_load_id'
-            ).fetchall()
+            in_raw = ask(f'select _sdc_load_id, count(*) from "raw_{source}"."{stream}" group by _sdc_load_id')
             wanted = {load[0]: load[5] for load in loads if load[2:4] == (source, stream) and load[5]}
             assert dict(in_raw) == wanted, stream
-        last = con.execute(
-            "select status from ops.syncs where sync_id = (select arg_max(sync_id, started_at) from ops.syncs)"
-        ).fetchall()
+        last = ask(
+            "select status from ops.syncs"
+            " where sync_id in (select sync_id from ops.syncs order by started_at desc limit 1)"
+        )
         assert set(last) == {("ok",)}
-    assert not list(home.glob("lake/raw/*/*/.tmp-*"))
-    assert Counter(batch["batch_id"] for batch in closed_batches(home)) == Counter(load[1] for load in loads)
+    assert not list(warehouse.home.glob("lake/raw/*/*/.tmp-*"))
+    assert Counter(batch["batch_id"] for batch in closed_batches(warehouse.home)) == Counter(load[1] for load in loads)
     return len(loads)

@@ -11,14 +11,16 @@ import random
 import struct
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
+from tests.integration.conftest import TargetHome
 from tests.postgres import Database
+
+Ask = Callable[[str], list[tuple[Any, ...]]]
+"""Runs SQL in the warehouse and returns its rows."""
 
 METHODS = {
     "full_rows": "FULL_TABLE",
@@ -194,25 +196,23 @@ class PostgresSource:
 
     # What raw must hold
 
-    def check(self, warehouse: Path) -> int:
+    def check(self, warehouse: TargetHome) -> int:
         """Raw's current state is the source's, no version is there twice, and none of the log's is missing.
 
         Returns the number of versions in raw.
         """
         total = 0
-        with duckdb.connect(str(warehouse)) as con:
+        with warehouse.connect() as ask:
             for table, keys in KEYS.items():
-                total += self._check_keyed(con, table, keys)
-            total += self._check_plain(con)
+                total += self._check_keyed(ask, table, keys)
+            total += self._check_plain(ask)
             for table in ("log_rows", "log_pairs"):
-                self._check_history(con, table)
+                self._check_history(ask, table)
         return total
 
-    def _check_keyed(self, con: duckdb.DuckDBPyConnection, table: str, keys: list[str]) -> int:
+    def _check_keyed(self, ask: Ask, table: str, keys: list[str]) -> int:
         columns = CONTENT[table]
-        rows = con.execute(
-            f"select _sdc_operation, {columns} from raw_shop.{table} order by _sdc_load_id, _sdc_sequence"
-        ).fetchall()
+        rows = ask(f"select _sdc_operation, {columns} from raw_shop.{table} order by _sdc_load_id, _sdc_sequence")
         latest: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         for operation, *content in rows:
             key = tuple(content[: len(keys)])
@@ -226,10 +226,8 @@ class PostgresSource:
         assert held == source, f"{table}: {difference(held, source)}"
         return len(rows)
 
-    def _check_plain(self, con: duckdb.DuckDBPyConnection) -> int:
-        rows = con.execute(
-            "select _sdc_operation, n, word from raw_shop.full_plain order by _sdc_load_id, _sdc_sequence"
-        ).fetchall()
+    def _check_plain(self, ask: Ask) -> int:
+        rows = ask("select _sdc_operation, n, word from raw_shop.full_plain order by _sdc_load_id, _sdc_sequence")
         held: Counter[tuple[Any, ...]] = Counter()
         for operation, *content in rows:
             held[tuple(content)] += 1 if operation == "upsert" else -1
@@ -248,21 +246,26 @@ class PostgresSource:
         fields = [struct.unpack(">xqqI", bytes(data)) for (data,) in begins]
         return {xid: lsn for lsn, _, xid in fields}
 
-    def _check_history(self, con: duckdb.DuckDBPyConnection, table: str) -> None:
+    def _check_history(self, ask: Ask, table: str) -> None:
         """Raw has what was there when the table was read as a whole, then every version, once and in order."""
         key = f"concat_ws(',', {', '.join(KEYS[table])})"
-        rows = con.execute(
+        rows = ask(
             f"select {key}, _sdc_operation, n, _sdc_load_id from raw_shop.{table} order by _sdc_load_id, _sdc_sequence"
-        ).fetchall()
+        )
         # The table may have been empty then. A reading that was killed between two of its batches is completed by
         # another one, which compares: what came between them is in raw as its result.
-        snapshot, lsn = con.execute(
-            "with loads as (from ops.loads where source = 'shop' and stream = $stream)"
-            " select load_id, origin ->> '$.position.lsn' from loads where (origin ->> '$.position.complete')::boolean"
-            " and load_id >= (select max(load_id) from loads where (origin ->> '$.appended')::boolean)"
-            " order by load_id limit 1",
-            {"stream": table},
-        ).fetchall()[0]
+        loads = [
+            (load_id, json.loads(origin) if isinstance(origin, str) else origin)
+            for load_id, origin in ask(
+                f"select load_id, origin from ops.loads where source = 'shop' and stream = '{table}' order by load_id"
+            )
+        ]
+        whole = max(load_id for load_id, origin in loads if origin.get("appended"))
+        snapshot, lsn = next(
+            (load_id, origin["position"]["lsn"])
+            for load_id, origin in loads
+            if load_id >= whole and origin.get("position", {}).get("complete")
+        )
         start = int(lsn.split("/")[0], 16) << 32 | int(lsn.split("/")[1], 16)
         held: dict[str, int] = {}
         logged: defaultdict[str, list[tuple[str, int | None]]] = defaultdict(list)

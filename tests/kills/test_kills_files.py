@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from tests.integration.conftest import ENGINES
 from tests.kills.file_source import FileSource
 from tests.kills.harness import Killer, Pipe, check_ledger, table, writing
 
@@ -14,13 +15,11 @@ SEED = 20261121
 
 
 @pytest.fixture
-def killer(tmp_path):
+def killer(warehouse, tmp_path):
     chance = random.Random(SEED)
     source = FileSource(tmp_path, chance)
-    home = tmp_path / "home"
+    home = warehouse.home
     environment = os.environ | {
-        "WAREHOUSE_HOME": str(home),
-        "WAREHOUSE_SHOP": "demo_shop",
         "WAREHOUSE_DATA": str(source.data),
         "TAP_FILES_STREAMS_FILE": str(source.streams_file),
     }
@@ -32,17 +31,18 @@ def killer(tmp_path):
         environment,
         home / "logs",
     )
-    return Killer(pipe, home, chance, start_seconds=0.2), source, home
+    return Killer(pipe, warehouse, chance, start_seconds=0.2), source
 
 
+@ENGINES
 def test_files_are_in_raw_once_whatever_was_killed(killer, full):
-    killer, source, home = killer
+    killer, source = killer
     source.fill(20)
     while victims := killer.victims(20 if full else 1):
         with writing(source.step):
             for victim in victims:
                 killer.killed_run(victim)
         killer.whole_run()
-        assert source.check(home / "warehouse.duckdb") > 1000
-        assert check_ledger(home) > 5
+        assert source.check(killer.warehouse) > 1000
+        assert check_ledger(killer.warehouse) > 5
     print(table(killer.kills))

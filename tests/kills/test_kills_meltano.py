@@ -13,6 +13,7 @@ from contextlib import closing
 import pytest
 import yaml
 
+from tests.integration.conftest import TargetHome
 from tests.kills.harness import VICTIMS, Killer, Meltano, check_ledger, last_words, table, writing
 from tests.kills.postgres_source import METHODS, PostgresSource
 from tests.pipeline import BIN, ROOT
@@ -68,15 +69,15 @@ def meltano(postgres, tmp_path):
 
 def test_the_next_run_starts_at_once(meltano, full):
     source, starter, home = meltano
-    killer = Killer(starter, home, source.chance, start_seconds=5)
+    killer = Killer(starter, TargetHome(home), source.chance, start_seconds=5)
     among, hits = (VICTIMS, 3) if full else (("meltano",), 1)
     while victims := killer.victims(hits, among):
         for victim in victims:
             with source.connected(), writing(source.step):
                 killer.killed_run(victim)
             killer.whole_run()
-            source.check(home / "warehouse.duckdb")
-            check_ledger(home)
+            source.check(TargetHome(home))
+            check_ledger(TargetHome(home))
     print(table(killer.kills))
 
 
@@ -97,8 +98,8 @@ def test_of_two_runs_at_once_the_second_is_refused(meltano):
     assert re.search("is in use by another process|is already running", words), last_words(second.log)
     assert "Traceback" not in words
     assert first.wait(60) == 0, last_words(first.log)
-    source.check(home / "warehouse.duckdb")
-    assert check_ledger(home) >= 5
+    source.check(TargetHome(home))
+    assert check_ledger(TargetHome(home)) >= 5
 
 
 def test_of_two_first_starts_at_once_none_breaks(meltano):

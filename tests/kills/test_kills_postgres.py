@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import random
 
+import pytest
+
 from ingestion.taps.postgres import TapPostgres
+from tests.integration.conftest import ENGINES
 from tests.kills.harness import Killer, Pipe, check_ledger, table, writing
 from tests.kills.postgres_source import PostgresSource, write_catalog
+from tests.postgres import create_database, drop_database
 
 SEED = 20261121
 
@@ -18,13 +22,22 @@ def discovered(source):
     return tap.catalog_json_text
 
 
-def test_the_database_is_in_raw_whatever_was_killed(postgres, tmp_path, full):
+@pytest.fixture
+def source_database(postgres_server):
+    """Beside the one that a warehouse may have."""
+    database = create_database(postgres_server)
+    yield database
+    drop_database(database)
+
+
+@ENGINES
+def test_the_database_is_in_raw_whatever_was_killed(source_database, warehouse, tmp_path, full):
     chance = random.Random(SEED)
-    source = PostgresSource(postgres, chance, rows=3000)
-    home = tmp_path / "home"
+    source = PostgresSource(source_database, chance, rows=3000)
+    home = warehouse.home
     home.mkdir()
     write_catalog(discovered(source), tmp_path / "catalog.json")
-    environment = os.environ | {"WAREHOUSE_HOME": str(home), "WAREHOUSE_SHOP": "demo_shop"} | source.environment()
+    environment = os.environ | source.environment()
     pipe = Pipe(
         ["ingestion.taps.postgres", "TapPostgres", "--config=ENV", "--catalog", str(tmp_path / "catalog.json")],
         ["ingestion.target.target", "TargetWarehouse", "--config=ENV"],
@@ -32,13 +45,14 @@ def test_the_database_is_in_raw_whatever_was_killed(postgres, tmp_path, full):
         environment,
         home / "logs",
     )
-    killer = Killer(pipe, home, chance, start_seconds=0.2)
+    killer = Killer(pipe, warehouse, chance, start_seconds=0.2)
     # Several runs are killed before one may end, and is checked.
-    while victims := killer.victims(20 if full else 2):
+    hits = 20 if full else 2 if warehouse.database is None else 1
+    while victims := killer.victims(hits):
         with source.connected(), writing(source.step):
             for victim in victims:
                 killer.killed_run(victim)
         killer.whole_run()
-        assert source.check(home / "warehouse.duckdb") > 10_000
-        assert check_ledger(home) > 5
+        assert source.check(warehouse) > 10_000
+        assert check_ledger(warehouse) > 5
     print(table(killer.kills))

@@ -18,7 +18,7 @@ from ingestion.errors import UserError
 from ingestion.lake import Stream
 from ingestion.settings import Settings
 from orchestration.erasure import __main__ as command
-from orchestration.erasure import building, duckdb_warehouse, files
+from orchestration.erasure import building, duckdb_warehouse, files, values
 from orchestration.erasure.declaration import Looked, PersonTable, Wanted, declared
 from orchestration.erasure.duckdb_warehouse import DuckDBWarehouse
 from orchestration.erasure.values import Search, Value, is_identifying
@@ -104,13 +104,13 @@ def test_a_value_is_found_and_replaced_however_it_is_written(text: str, kind: st
     forms += [stripped.replace("'", "''"), stripped.upper()]
     for form in forms:
         content = f"before {form} after".encode()
-        assert search.is_in(content), form
+        assert search.is_in(content) and search.is_in_text(content), form
         assert search.replaced(content).count(b"[erased]") == 1 and search.replaced(content).endswith(b" after")
-        assert not search.is_in(search.replaced(content))
+        assert not search.is_in_text(search.replaced(content))
         found = "regexp_matches($1, $2, 'i')"
-        in_column = [duckdb.execute(f"select {found}", [form, each]).fetchall() for each in search.column_patterns]
+        in_column = [duckdb.execute(f"select {found}", [form, each]).fetchall() for each in search.text_patterns]
         assert [(True,)] in in_column, form
-    assert not search.is_in(b"nobody at all")
+    assert not search.is_in(b"nobody at all") and not search.is_in_text(b"nobody at all")
 
 
 def test_a_number_is_found_as_staging_keeps_it_but_not_within_another() -> None:
@@ -328,6 +328,7 @@ def test_a_very_long_value_is_found_and_replaced_too() -> None:
     text = "".join(f"name {number} é" for number in range(8_000))
     search = Search([Value(text, "name")])
     assert search.is_in(f"a {text} b".encode()) and not search.is_in(b"name 1 name 2")
+    assert search.is_in_text(f"a {text} b".encode())
     assert search.replaced(f"a {text} b".encode()).replace(b"[erased]", b"").split() == [b"a", b"b"]
 
 
@@ -340,11 +341,137 @@ def test_new_marts_are_for_the_readers_of_the_old_ones(home: Settings, monkeypat
     assert home.marts_file.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "cleaned"),
+    [
+        ("Peter", "Peter, peter_x and PETER Peter Peter", "[erased], [erased]_x and [erased] [erased] [erased]"),
+        ("Peter", "Petersen, Kupeter, Peter2, Petér", None),
+        ("Peter", r'{"msg": "no\nPeter", "at": "x%20Peter%20"}', r'{"msg": "no\n[erased]", "at": "x%20[erased]%20"}'),
+        ("Anna", "Anna! Hanna Anna-Lena Annas Annaë", "[erased]! Hanna [erased]-Lena Annas Annaë"),
+        ("Anna", "订单Anna的", "订单[erased]的"),
+        ("Zoë", "Zoë Zoën ZOË Zo\u0065\u0308", "[erased] Zoën [erased] [erased]"),
+        ("Zoë", r'{"x": "Zo\u00eb"}', '{"x": "[erased]"}'),
+        ("王明", "订单王明的 VIP王明x 王小明", "订单[erased]的 VIP[erased]x 王小明"),
+        ("김철수", "김철수는", "[erased]는"),
+        ("Ив", "Ив Ивана", "[erased] Ивана"),
+        ("Al", "Al", None),
+        ("Max Lee", "Max Lee, Max Leeds, max%20lee", "[erased], Max Leeds, [erased]"),
+    ],
+)
+def test_a_name_is_a_whole_word_in_texts(name: str, text: str, cleaned: str | None) -> None:
+    assert is_identifying(name, "name") == (name != "Al")
+    search = Search([Value(name, "name")])
+    assert search.replaced(text.encode()).decode() == (cleaned or text)
+    assert search.is_in_text(text.encode()) == (cleaned is not None)
+    for pattern in (*search.text_patterns, *search.own_patterns):
+        found = duckdb.execute("select regexp_matches($1, $2, 'i')", [text, pattern]).fetchall()
+        assert found == [(cleaned is not None,)]
+    assert not search.is_in_text(search.replaced(text.encode()))
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("Peter", ["\x1b[35mPeter\x1b[0m", r"\u001b[1;35mPeter", r"\x1b[mPeter"]),
+        ("Max Lee", ["x=Max+Lee&y"]),
+        ("Zoë", [json.dumps("ZOË"), "ZO%C3%8B", repr("Zoë".encode()), json.dumps(json.dumps(json.dumps("Zoë")))]),
+        ("O'Brien", ["O&#39;Brien", "O&#x27;Brien", r"'O\'Brien'"]),
+        ('Zoë "Z" Lee', [json.dumps('Zoë "Z" Lee', ensure_ascii=False), json.dumps(json.dumps('Zoë "Z" Lee'))]),
+        ('Ann "Z" Lee', ['"Ann ""Z"" Lee"', json.dumps(json.dumps(json.dumps('Ann "Z" Lee')))]),
+    ],
+)
+def test_a_name_is_found_and_replaced_as_programs_write_it(name: str, written: list[str]) -> None:
+    search = Search([Value(name, "name")])
+    for text in written:
+        assert search.is_in_text(text.encode()) and b"[erased]" in search.replaced(text.encode()), text
+        assert not search.is_in_text(search.replaced(text.encode())), text
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("Zoe\u0301", "Zoétrope"), ("Zoe\u0301", "Zoe\u0301s"), ("सीता", "सीताराम")]
+)
+def test_a_name_that_ends_with_a_mark_on_a_letter_is_a_whole_word_too(name: str, other: str) -> None:
+    search = Search([Value(name, "name")])
+    assert search.replaced(f"{name} {other}".encode()).decode() == f"[erased] {other}"
+
+
+def test_many_texts_are_searched_one_by_one_without_making_the_expressions_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    search = Search(Value(f"Maria{number} Nowak", "name") for number in range(100))
+    texts = [None, "maria7 nowak", *(f"maria{number}" for number in range(5_000)), "of Maria99 Nowak."]
+    searches, match = [], values.pc.match_substring_regex
+    monkeypatch.setattr(values.pc, "match_substring_regex", lambda *a, **kw: searches.append(1) or match(*a, **kw))
+    assert [place for place, has in enumerate(search.each_is_in(texts)) if has] == [1, 5_002]
+    assert len(searches) == len(search.text_patterns)
+    assert search.each_is_in(texts, []) == [False] * len(texts) and search.each_is_in([]) == []
+
+
+def test_a_log_with_a_block_of_zeros_is_a_text(tmp_path: Path) -> None:
+    home = Settings(shop="demo_shop", home=tmp_path, data=tmp_path / "source")
+    (tmp_path / "logs").mkdir()
+    log = tmp_path / "logs" / "run.log.1"
+    log.write_bytes(b"of Anna\n" + b"\0" * 4_096 + b"\nPeter, Petersen\n\xff")
+    files.erase(home, Search([Value("Anna", "name"), Value("Peter", "name")]))
+    assert log.read_bytes() == b"of [erased]\n" + b"\0" * 4_096 + b"\n[erased], Petersen\n\xff"
+
+
+def test_bytes_that_are_no_text_stay_as_they_are() -> None:
+    search = Search([Value("Anna", "name"), Value("Peter", "name"), Value("a@b.example", "email")])
+    assert search.replaced(b"\xff\xe9 Anna \xff xa@b.exampley") == b"\xff\xe9 [erased] \xff x[erased]y"
+    assert search.is_in(b"\xffpetersen") and not search.is_in(b"\xff Anna \xff"), "short names are in bytes by chance"
+
+
 def test_short_names_are_looked_for_as_far_as_they_tell(home: Settings) -> None:
     with duckdb.connect(str(home.warehouse_file)) as connection:
         connection.execute("update raw_crm.users set name = '王小明' where user_id = '7'")
-        connection.execute("insert into raw_crm.users (user_id, name) values ('7', 'Anna')")
+        connection.execute("insert into raw_crm.users (user_id, name) values ('7', 'Inka'), ('7', 'Al')")
+        connection.execute("create table ops.model_runs as select 'of Inka, Joinka' as message")
+    (home.home / "logs").mkdir()
+    (home.home / "logs" / "run.log").write_text("Inka, Joinka\n")
     erasure = looked(home)
-    assert {value.text for value in erasure.pending.values} == {"王小明", "old7@post.example.net"}
-    assert erasure.pending.counts["values too short to look for"] == 1
-    assert erasure._search.replaced("to 王小明.".encode()) == b"to [erased]."
+    assert {value.text for value in erasure.pending.values} == {"王小明", "Inka", "old7@post.example.net"}
+    counts = erasure.pending.counts
+    assert (counts["values too short to look for"], counts["ops.model_runs"], counts["logs and the like"]) == (1, 1, 1)
+    erasure.clean_files()
+    assert (home.home / "logs" / "run.log").read_text() == "[erased], Joinka\n"
+    assert "warehouse: ops.model_runs.message: 1 rows" in erasure.verify()["found"]
+    with duckdb.connect(str(home.warehouse_file)) as connection:
+        connection.execute("attach ':memory:' as rebuilt; create schema rebuilt.ops")
+        duckdb_warehouse._keep_history(connection, erasure._wanted(erasure._search))
+        assert connection.execute("from rebuilt.ops.model_runs").fetchall() == [("of [erased], Joinka",)]
+
+
+def test_what_stands_within_others_words_is_no_failure(home: Settings) -> None:
+    with duckdb.connect(str(home.warehouse_file)) as connection:
+        connection.execute("update raw_crm.users set name = 'Mozart', email = null, age = null where user_id = '7'")
+        connection.execute("create table ops.model_runs as select 'no Mozartkugel' as message, 'mozarts.x' as name")
+    marts(home)
+    (home.home / "logs").mkdir()
+    (home.home / "logs" / "run.log").write_text("Mozart, Mozarteum\n")
+    erasure = looked(home)
+    erasure.pending.values = [value for value in erasure.pending.values if value.text == "Mozart"]
+    with duckdb.connect(str(home.warehouse_file)) as connection:
+        connection.execute("update raw_crm.users set name = null; checkpoint")
+    home.marts_file.unlink()
+    verified = erasure.verify()
+    assert verified["found"] == [str(home.home / "logs" / "run.log")] and verified["elsewhere"] == []
+    assert b"Mozart" in home.warehouse_file.read_bytes()
+    erasure.clean_files()
+    assert (home.home / "logs" / "run.log").read_text() == "[erased], Mozarteum\n"
+    assert erasure.verify()["found"] == []
+
+
+def test_a_part_of_the_projects_words_is_looked_for_in_texts_alone(home: Settings) -> None:
+    with duckdb.connect(str(home.warehouse_file)) as connection:
+        connection.execute("update raw_crm.users set name = 'Ustome', email = null, age = null where user_id = '7'")
+    for name, content in {"meltano/meltano.db": b"\0customers", "logs/run.log": b"Ustome of customers"}.items():
+        (home.home / name).parent.mkdir()
+        (home.home / name).write_bytes(content)
+    erasure = looked(home)
+    with duckdb.connect(str(home.warehouse_file)) as connection:
+        connection.execute("update raw_crm.users set name = null; checkpoint")
+    found = {Path(place).name for place in erasure.verify()["found"]}
+    assert "run.log" in found and "meltano.db" not in found
+    erasure.clean_files()
+    assert (home.home / "logs" / "run.log").read_bytes() == b"[erased] of customers"

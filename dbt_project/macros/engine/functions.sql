@@ -130,6 +130,10 @@ begin
                 -- PostgreSQL has no year 0: before the year 1 came the year 1 BC.
                 value := overlay(value placing '0001' from 1) || ' BC';
             end if;
+            if value like '%.%' then
+                -- PostgreSQL 14 takes no point without digits.
+                value := regexp_replace(value, '[.]($|[^0-9])', '\1');
+            end if;
             if value ~ '(Z|:[0-9.]+[+-][0-9:]+)( BC)?$' then
                 return value::timestamptz at time zone 'UTC';
             end if;

@@ -109,9 +109,17 @@
     date_bin(interval '15 minutes', {{ expression }}, {{ beginning_of_time() }})
 {%- endmacro %}
 
-{#- The full hours from 1970 to a UTC timestamp: a small number, for where millions of hours are compared. -#}
-{% macro hours_since_1970(timestamp) -%}
-    cast({{ datediff(beginning_of_time(), timestamp, 'hour') }} as integer)
+{#- How often a number of minutes have passed from 1970 to a UTC timestamp: a small number, for where millions are compared. -#}
+{% macro spans_since_1970(timestamp, minutes) -%}
+    {{ adapter.dispatch('spans_since_1970')(timestamp, minutes) }}
+{%- endmacro %}
+
+{% macro duckdb__spans_since_1970(timestamp, minutes) -%}
+    cast(epoch_us({{ timestamp }}) // {{ minutes * 60000000 }} as integer)
+{%- endmacro %}
+
+{% macro postgres__spans_since_1970(timestamp, minutes) -%}
+    cast(floor(extract(epoch from {{ timestamp }}) / {{ minutes * 60 }}) as integer)
 {%- endmacro %}
 
 {#- The start of the five minutes, counted from the full hour, in which a timestamp lies. -#}

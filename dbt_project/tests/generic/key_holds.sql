@@ -1,4 +1,6 @@
-{#- The columns are a key: never null, never twice; and the relation has at least minimum_rows rows, so that an emptied one fails. -#}
+{#- The columns are a key: never null, never twice; and the relation has at least minimum_rows rows, so that an emptied one fails.
+    With meta.new_loads_only, a build looks at the keys of rows that were added since the test passed: any other key is there once,
+    as it was. For incremental models alone. -#}
 {% test key_holds(model, columns, minimum_rows=1) %}
 
 {%- set key_as_text = [] -%}
@@ -6,15 +8,39 @@
     {%- do key_as_text.append("'" ~ column ~ " ' || " ~ as_text(column)) -%}
 {%- endfor -%}
 
+{%- set key = columns | join(', ') -%}
+{%- set added = is_added() -%}
+
 with
 
+{% if added -%}
+added_keys as (
+    select {{ key }}
+    from {{ model }}
+    where {{ added }}
+),
+
+keys as (
+    select {{ key }}
+    from {{ model }}
+    where ({{ key }}) in (select {{ key }} from added_keys)
+
+    union all
+
+    -- What is null is in no list.
+    select {{ key }}
+    from added_keys
+    where {{ columns | join(' is null or ') }} is null
+),
+
+{% endif -%}
 -- What is no fault is left out at once: to keep all keys for a second look would cost half as much again.
 wrong_keys as (
     select
-        {{ columns | join(', ') }},
+        {{ key }},
         count(*) as rows_found
-    from {{ model }}
-    group by {{ columns | join(', ') }}
+    from {{ 'keys' if added else model }}
+    group by {{ key }}
     having
         count(*) > 1
         {%- for column in columns %}

@@ -33,7 +33,8 @@ last_day as (
 timed_events as (
     select
         user_id,
-        {{ quarter_hour('occurred_at') }} as quarter_hour
+        occurred_at,
+        {{ spans_since_1970('occurred_at', 15) }} as quarter_hour
     from events
 ),
 
@@ -42,7 +43,7 @@ timed_events as (
 quarter_hours as (
     select
         quarter_hour,
-        {{ shop_day('quarter_hour') }} as day
+        {{ shop_day('min(occurred_at)') }} as day
     from timed_events
     group by quarter_hour
 ),

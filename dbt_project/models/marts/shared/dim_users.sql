@@ -1,3 +1,7 @@
+{#- A user's row depends on that user alone, but for an age that is the median of all: when it
+    moves, whoever has it is made anew too. -#}
+{{ config(materialized='incremental', unique_key='user_id', on_schema_change='fail') }}
+
 with
 
 users as (
@@ -28,6 +32,9 @@ with_imputed_age as (
         users.deleted_at
     from users
     cross join median_age
+    where
+        {{ is_news('users._changed_load_id') }}
+        or (users.age is null and median_age.age is distinct from {{ age_imputed_until_now() }})
 ),
 
 known_users as (
