@@ -17,7 +17,10 @@ from typing import Any
 
 import psycopg2
 import pytest
+from psycopg2.extensions import parse_dsn
 
+from ingestion.postgres_service import LOADER, TRANSFORMER
+from ingestion.settings import POSTGRES, Settings
 from orchestration.services.postgres import PostgresServer
 
 _NUMBERS = itertools.count(1)
@@ -81,6 +84,18 @@ def drop_database(database: Database) -> None:
             break
         admin.execute("select pg_sleep(0.05)")
     admin.execute(f"drop database {database.name} with (force)")
+
+
+def warehouse_in(database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, **other: str) -> Settings:
+    """Have the warehouse's roles be the superuser of a database, for a test in which roles do not matter.
+
+    `other` are parameters of libpq to connect with instead. Tests of roles use `warehouse_database.prepare`.
+    """
+    service = "".join(f"{name}={value}\n" for name, value in (parse_dsn(database.dsn) | other).items())
+    file = folder / "pg_service.conf"
+    file.write_text("".join(f"[{role}]\n{service}" for role in (LOADER, TRANSFORMER)))
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    return Settings(shop="demo_shop", home=folder, data=folder / "source", engine=POSTGRES)
 
 
 @pytest.fixture(scope="session")

@@ -286,11 +286,19 @@ def _matches(
                 for each in (patterns, (*patterns, *search.byte_patterns))
             )
         conditions[column] = (condition or "false", with_parts or "false")
+    parts = _counts(connection, relation, {column: with_parts for column, (_, with_parts) in conditions.items()})
+    # Only of what has the parts: seldom anything, and the pattern of whole words is the dearer one.
+    exact = _counts(connection, relation, {column: conditions[column][0] for column, count in parts.items() if count})
+    return {column: (exact.get(column, 0), parts[column], with_parts) for column, (_, with_parts) in conditions.items()}
+
+
+def _counts(connection: duckdb.DuckDBPyConnection, relation: str, conditions: Mapping[str, str]) -> dict[str, int]:
+    """How many rows fulfil each of the conditions, by its name."""
     if not conditions:
         return {}
-    counted = ", ".join(f"count(*) filter ({each})" for both in conditions.values() for each in both)
-    counts = iter(connection.execute(f"select {counted} from {relation}").fetchall()[0])
-    return {column: (next(counts), next(counts), with_parts) for column, (_, with_parts) in conditions.items()}
+    counted = ", ".join(f"count(*) filter ({condition})" for condition in conditions.values())
+    [counts] = connection.execute(f"select {counted} from {relation}").fetchall()
+    return dict(zip(conditions, counts, strict=True))
 
 
 def _tables(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:

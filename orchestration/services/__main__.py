@@ -14,7 +14,7 @@ from ingestion.errors import UserError
 from ingestion.postgres_service import service_file
 from ingestion.settings import DEFAULT_SHOP, Settings
 from orchestration.services import shop_database, warehouse_database
-from orchestration.services.postgres import PostgresServer
+from orchestration.services.postgres import VERSIONS, PostgresServer
 
 
 def up(home: Settings, port: int | None, version: int | None) -> None:
@@ -93,7 +93,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     start = commands.add_parser("up", help="start it, make the database and its roles, and say what to type next")
     start.add_argument("--port", type=int, help="a port of your choice (default: the one before, else a free one)")
-    start.add_argument("--version", type=int, help="PostgreSQL's version, 18 or 16 (default: 18)")
+    start.add_argument(
+        "--version", type=int, help=f"PostgreSQL's version, {' or '.join(map(str, VERSIONS))} (default: the first)"
+    )
     own = commands.add_parser(
         "warehouse", help="make the warehouse's database and roles on a server of your own (docs/postgres.md)"
     )

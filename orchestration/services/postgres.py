@@ -92,7 +92,7 @@ class PostgresServer:
         Args:
             folder: the server's own folder; `server.folder` says where it really is (see UNREACHABLE).
             port: a port to insist on; otherwise the one it had before if that is free, else a free one.
-            version: that of `POSTGRES_PROGRAMS`, 18 or 16; the first of them is the default of a new folder.
+            version: that of `POSTGRES_PROGRAMS`, or one of VERSIONS; the first of them is the default of a new folder.
             durable: False leaves out fsync: faster, and a crash of the machine may cost the data.
             temporary: end the server with the thread that starts it, whatever ends that (on Linux).
             options: more settings of PostgreSQL, for example `{"max_replication_slots": "1"}`.

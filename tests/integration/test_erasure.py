@@ -20,7 +20,6 @@ from psycopg2.extensions import parse_dsn
 from ingestion.erased import Erased, Persons
 from ingestion.lake import Lake, Stream
 from ingestion.postgres_service import RAW_LOCK, TRANSFORMER
-from ingestion.settings import Settings
 from orchestration.erasure import administrator, values
 from orchestration.erasure.declaration import Wanted, declared
 from orchestration.erasure.postgres_warehouse import PostgresWarehouse, _clean
@@ -30,7 +29,7 @@ from orchestration.services.postgres import PostgresServer
 from tests import erasure
 from tests.erasure import User, erase, found_in_files
 from tests.pipeline import MART_KEYS, ROOT, WALL_CLOCK_COLUMNS, Pipeline, differences
-from tests.postgres import Database
+from tests.postgres import Database, warehouse_in
 
 SEED = 20
 STEPS = ("suppress", "clean_files", "redact_lake", "rebuild")
@@ -350,10 +349,7 @@ def test_nothing_begins_while_another_process_is_at_work(built: Pipeline, tmp_pa
 def test_an_administrator_has_the_server_forget_its_statistics(
     postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parameters = parse_dsn(postgres.dsn)
-    services = tmp_path / "pg_service.conf"
-    services.write_text("[warehouse_transformer]\n" + "".join(f"{name}={each}\n" for name, each in parameters.items()))
-    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    home = warehouse_in(postgres, tmp_path, monkeypatch)
     value = "ann.lee@post.example.net"
     postgres.execute(
         f"create table gone as select '{value}' as email from generate_series(1, 9)",
@@ -367,23 +363,17 @@ def test_an_administrator_has_the_server_forget_its_statistics(
     def is_in_a_file() -> bool:
         return any(value.encode() in path.read_bytes() for path in folder.iterdir())
 
-    home = Settings(shop="demo_shop", home=tmp_path, data=tmp_path / "source", engine="postgres")
     assert is_in_a_file()
     [statistics, _] = administrator.forget(home, None)
     assert "vacuum (full) pg_catalog.pg_statistic" in statistics and is_in_a_file()
-    [of_the_log] = administrator.forget(home, parameters)
+    [of_the_log] = administrator.forget(home, parse_dsn(postgres.dsn))
     assert "WAL" in of_the_log and not is_in_a_file()
 
 
 def test_a_database_says_by_number_what_it_has_of_a_person(
     postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parameters = parse_dsn(postgres.dsn)
-    service = "".join(f"{name}={each}\n" for name, each in parameters.items())
-    (tmp_path / "pg_service.conf").write_text(f"[warehouse_transformer]\n{service}[warehouse_loader]\n{service}")
-    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "pg_service.conf"))
-    home = Settings(shop="demo_shop", home=tmp_path, data=tmp_path / "source", engine="postgres")
-    warehouse = PostgresWarehouse(home)
+    warehouse = PostgresWarehouse(warehouse_in(postgres, tmp_path, monkeypatch))
     assert not warehouse.is_built
     postgres.execute(
         "create schema raw_crm",
@@ -406,11 +396,7 @@ def test_a_database_says_by_number_what_it_has_of_a_person(
 def test_many_rows_of_a_database_are_searched_and_cleaned_at_once(
     postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parameters = parse_dsn(postgres.dsn)
-    service = "".join(f"{name}={each}\n" for name, each in parameters.items())
-    (tmp_path / "pg_service.conf").write_text(f"[warehouse_transformer]\n{service}[warehouse_loader]\n{service}")
-    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "pg_service.conf"))
-    warehouse = PostgresWarehouse(Settings("demo_shop", tmp_path, tmp_path / "source", engine="postgres"))
+    warehouse = PostgresWarehouse(warehouse_in(postgres, tmp_path, monkeypatch))
     listed = Erased(b"k" * 32).with_streams({"crm-users": Persons("user_id", ("name",))}).with_persons(["7"])
     names = [Value("Peter", "name"), *(Value(f"Maria{number} Nowak", "name") for number in range(100))]
     wanted = Wanted(declared("demo_shop"), ["7"], listed, Search(names))
@@ -445,15 +431,12 @@ def test_tables_of_somebody_else_are_said_and_no_failure(
     postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     role = f"limited_{secrets.token_hex(4)}"
-    parameters = parse_dsn(postgres.dsn)
-    service = "".join(f"{name}={each}\n" for name, each in (parameters | {"user": role}).items())
-    (tmp_path / "pg_service.conf").write_text(f"[warehouse_transformer]\n{service}[warehouse_loader]\n{service}")
-    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "pg_service.conf"))
-    home = Settings(shop="demo_shop", home=tmp_path, data=tmp_path / "source", engine="postgres")
+    home = warehouse_in(postgres, tmp_path, monkeypatch, user=role)
+    password = parse_dsn(postgres.dsn)["password"]
     listed = Erased(b"k" * 32).with_streams({"crm-users": Persons("user_id", ("name",))}).with_persons(["7"])
     wanted = Wanted(declared("demo_shop"), ["7"], listed, Search([Value("Mozartkugel", "name")]))
     postgres.execute(
-        f"create role {role} login password '{parameters['password']}'",
+        f"create role {role} login password '{password}'",
         "create schema team",
         "create schema open",
         "create schema build",

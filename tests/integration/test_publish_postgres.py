@@ -16,7 +16,6 @@ from typing import Any
 
 import psycopg2
 import pytest
-from psycopg2.extensions import parse_dsn
 
 from ingestion import postgres_service
 from ingestion.errors import UserError
@@ -24,7 +23,7 @@ from ingestion.settings import Settings
 from orchestration import nothing_new, publish_postgres
 from orchestration.publish_postgres import bring_back, publish
 from tests.integration.reading import QUERY, readers
-from tests.postgres import Database
+from tests.postgres import Database, warehouse_in
 
 LOAD = 1_000
 
@@ -94,15 +93,7 @@ class Warehouse:
 
 @pytest.fixture
 def warehouse(postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Warehouse]:
-    connect_as(postgres, tmp_path, monkeypatch)
-    yield Warehouse(postgres, Settings(shop="demo_shop", home=tmp_path, data=tmp_path / "source", engine="postgres"))
-
-
-def connect_as(postgres: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, **other: str) -> None:
-    file = folder / "pg_service.conf"
-    parameters = parse_dsn(postgres.dsn) | other
-    file.write_text("[warehouse_transformer]\n" + "".join(f"{name}={value}\n" for name, value in parameters.items()))
-    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    yield Warehouse(postgres, warehouse_in(postgres, tmp_path, monkeypatch))
 
 
 def test_publishes_the_marts_with_personal_data_hidden_and_nothing_else(warehouse: Warehouse) -> None:
@@ -250,7 +241,7 @@ def test_refuses_in_one_line_and_leaves_what_is_published(
 def test_a_server_that_refuses_is_one_line_without_the_password(
     warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, str], message: str
 ) -> None:
-    connect_as(warehouse.database, tmp_path, monkeypatch, **other)
+    warehouse_in(warehouse.database, tmp_path, monkeypatch, **other)
     with pytest.raises(UserError, match=message) as refusal:
         publish(warehouse.settings)
     assert "\n" not in str(refusal.value) and "pass-wrong" not in str(refusal.value)

@@ -114,6 +114,7 @@
     {{ adapter.dispatch('spans_since_1970')(timestamp, minutes) }}
 {%- endmacro %}
 
+{#- Whole numbers only, which round toward zero: before 1970 not as PostgreSQL's, but `moments_within_reach` blocks those. -#}
 {% macro duckdb__spans_since_1970(timestamp, minutes) -%}
     cast(epoch_us({{ timestamp }}) // {{ minutes * 60000000 }} as integer)
 {%- endmacro %}
