@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import duckdb
@@ -58,6 +58,8 @@ class Pipeline:
     data: Path | None = None
     project: Path = ROOT / "dbt_project"
     extra_env: dict[str, str] = field(default_factory=dict)
+    #: dbt's unit tests come out the same over whatever data, and are half of a small build.
+    with_unit_tests: bool = False
 
     @property
     def env(self) -> dict[str, str]:
@@ -71,6 +73,8 @@ class Pipeline:
             "DBT_PROFILES_DIR": str(self.project),
             "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         }
+        if not self.with_unit_tests:
+            env["DBT_EXCLUDE_RESOURCE_TYPES"] = "unit_test"
         if self.data:
             env["WAREHOUSE_DATA"] = str(self.data)
         return env | self.extra_env
@@ -108,7 +112,7 @@ class Pipeline:
     def copy(self, home: Path) -> Pipeline:
         """A second warehouse with the same raw data, lake and marts."""
         shutil.copytree(self.home, home)
-        return Pipeline(home, self.shop, self.data or self.home / "source", self.project, dict(self.extra_env))
+        return replace(self, home=home, data=self.data or self.home / "source", extra_env=dict(self.extra_env))
 
     def marts(self) -> dict[str, pd.DataFrame]:
         """All marts as built."""

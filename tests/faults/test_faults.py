@@ -55,6 +55,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_fault_is_caught(fault: dict, built: Pipeline, tmp_path: Path, record_property) -> None:
     copy = built.copy(tmp_path / "home")
     copy.project = tmp_path / "dbt_project"
+    copy.with_unit_tests = True
     shutil.copytree(ROOT / "dbt_project", copy.project)
     plant(fault, copy)
     catcher = caught_by(fault, copy, built.home / "truth")
