@@ -56,7 +56,8 @@ def test_after_each_day_marts_equal_truth_and_a_full_refresh(tmp_path: Path, ful
         assert all(len(marts[name]) > 1 for name in MART_KEYS), {name: len(rows) for name, rows in marts.items()}
         pipeline.run("demo-shop", "truth", "--out", str(tmp_path / "truth"))
         assert differences(marts, read_truth(tmp_path / "truth")) == [], f"day {day}: marts and truth"
-        assert differences(marts, full_refresh(pipeline, tmp_path / "again")) == [], f"day {day}: full refresh"
+        if day:  # The first day's build was a full one.
+            assert differences(marts, full_refresh(pipeline, tmp_path / "again")) == [], f"day {day}: full refresh"
         check_published(marts, read_marts(pipeline.home / "published" / "warehouse.duckdb"))
         with duckdb.connect(str(pipeline.home / "published" / "warehouse.duckdb"), read_only=True) as published:
             versions.append(published.execute("select max(ordered_at) from fact_orders").fetchone()[0])

@@ -75,7 +75,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def warehouse(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """All files loaded once, and built with all tests."""
-    pipeline = Pipeline(tmp_path_factory.mktemp("online_retail") / "home", SHOP, data)
+    pipeline = Pipeline(tmp_path_factory.mktemp("online_retail") / "home", SHOP, data, with_unit_tests=True)
     pipeline.ingest()
     pipeline.dbt("build", *([] if data == REAL_FOLDER else DAYS_MAY_LACK))
     return pipeline

@@ -157,7 +157,7 @@ def test_online_retail_is_the_same(tmp_path: Path, postgres: Database, warehouse
     two.rebuild_from(pipeline)
     days_may_lack = [] if full else ["--vars", "{rows_per_open_day_min: 0}"]
     one.dbt("build", *days_may_lack)
-    meltanos = Pipeline(two.home, "online_retail", extra_env=two.environment)
+    meltanos = Pipeline(two.home, "online_retail", extra_env=two.environment, with_unit_tests=True)
     with closing(postgres.connect()) as connection, connection.cursor() as cursor:
         # Neither a load nor another build is let in beside a build; what only reads raw is.
         for lock in ("1467045491, 1", "1467045491, 2"):
