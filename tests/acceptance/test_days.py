@@ -49,6 +49,7 @@ def test_after_each_day_marts_equal_truth_and_a_full_refresh(tmp_path: Path, ful
     versions = []
     for day in range(21 if full else 2):
         if day:
+            check_that_nothing_new_is_not_built(pipeline)
             pipeline.run("demo-shop", "advance")
         pipeline.run("meltano", "run", "daily")
 
@@ -65,7 +66,6 @@ def test_after_each_day_marts_equal_truth_and_a_full_refresh(tmp_path: Path, ful
         assert len(sales) > 12
         assert sorted(sales) == sorted(query_truth(tmp_path / "truth"))
     assert versions == sorted(set(versions)), "every day must bring orders that the day before did not have"
-    check_that_nothing_new_is_not_built(pipeline)
 
 
 def check_published(marts: dict, published: dict) -> None:
@@ -85,7 +85,7 @@ def check_published(marts: dict, published: dict) -> None:
 
 
 def check_that_nothing_new_is_not_built(pipeline: Pipeline) -> None:
-    """Once more the job: no build, the same version; and with a load more it builds again."""
+    """Once more the job: no build."""
     last_build = "select count(*), max(invocation_id) from ops.builds"
     with duckdb.connect(str(pipeline.home / "warehouse.duckdb"), read_only=True) as connection:
         before = connection.execute(last_build).fetchall()
@@ -93,7 +93,3 @@ def check_that_nothing_new_is_not_built(pipeline: Pipeline) -> None:
     assert "nothing to build" in output.stdout + output.stderr
     with duckdb.connect(str(pipeline.home / "warehouse.duckdb"), read_only=True) as connection:
         assert connection.execute(last_build).fetchall() == before
-    pipeline.run("demo-shop", "advance")
-    pipeline.run("meltano", "run", "daily")
-    with duckdb.connect(str(pipeline.home / "warehouse.duckdb"), read_only=True) as connection:
-        assert connection.execute(last_build).fetchall()[0][0] == before[0][0] + 1

@@ -286,7 +286,7 @@ def test_a_random_history_equals_a_full_refresh(warehouse: DbtWarehouse, tmp_pat
         ),
         "stock.stock_levels": lambda _: count(chance.randint(1, 12), f"2024-01-0{chance.randint(1, 9)}", number),
     }
-    last = 11 if full else 3
+    last = 11 if full else 5
     for number in range(last + 1):
         loads: dict[str, list[Row]] = {}
         for stream in chance.sample(list(makers), k=chance.randint(1, len(makers))):
