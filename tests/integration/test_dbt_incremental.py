@@ -292,7 +292,7 @@ def test_a_random_history_equals_a_full_refresh(warehouse: DbtWarehouse, tmp_pat
         for stream in chance.sample(list(makers), k=chance.randint(1, len(makers))):
             # By content: one load never has a row of a file twice, nor both brings and withdraws it.
             rows: dict[str, Row] = {}
-            for _ in range(chance.randint(1, 8)):
+            for _ in range(chance.randint(1, 16)):
                 row = makers[stream](f"2024-02-{chance.randint(1, 28):02d}")
                 fate = chance.random()
                 if fate < 0.3:
