@@ -102,7 +102,7 @@ class Judge:
             warehouse.dbt("run", *_QUIET)
             self._expected_changes.append(warehouse.marts())
 
-        pipeline = Pipeline(self._folder / "demo_shop")
+        pipeline = Pipeline(self._folder / "demo_shop", with_unit_tests=True)
         pipeline.run("demo-shop", "init", "--seed", "3", "--lines", "3000", "--days", "90")
         pipeline.ingest()
         pipeline.dbt("build")
@@ -113,7 +113,9 @@ class Judge:
         self._expected["demo_shop"] = read_truth(self._folder / "truth")
 
         files = online_retail_files.generate(self._folder / "files")
-        pipeline = Pipeline(self._folder / "online_retail", "online_retail", self._folder / "months")
+        pipeline = Pipeline(
+            self._folder / "online_retail", "online_retail", self._folder / "months", with_unit_tests=True
+        )
         months = sorted(files.glob("*.csv.gz"))
         (self._folder / "months").mkdir()
         for file in months[: -online_retail_files.DAYS_PER_MONTH]:
