@@ -198,7 +198,6 @@ def test_days_and_hours(engines: Engines) -> None:
         f"shop_day('{moment}')",
         f"date_id('{moment}')",
         f"start_of_shop_day(shop_day('{moment}'))",
-        f"quarter_hour('{moment}')",
         f"click_window('{moment}')",
         f"spans_since_1970('{moment}', 15)",
         f"spans_since_1970('{moment}', 5)",

@@ -96,19 +96,6 @@
     cast({{ dateadd('day', days, day) }} as date)
 {%- endmacro %}
 
-{#- The quarter of an hour in which a UTC timestamp lies, by its beginning. -#}
-{% macro quarter_hour(expression) -%}
-    {{ adapter.dispatch('quarter_hour')(expression) }}
-{%- endmacro %}
-
-{% macro duckdb__quarter_hour(expression) -%}
-    time_bucket(interval '15 minutes', {{ expression }})
-{%- endmacro %}
-
-{% macro postgres__quarter_hour(expression) -%}
-    date_bin(interval '15 minutes', {{ expression }}, {{ beginning_of_time() }})
-{%- endmacro %}
-
 {#- How often a number of minutes have passed from 1970 to a UTC timestamp: a small number, for where millions are compared. -#}
 {% macro spans_since_1970(timestamp, minutes) -%}
     {{ adapter.dispatch('spans_since_1970')(timestamp, minutes) }}

@@ -195,18 +195,18 @@ movements as (
 -- In every time zone a day begins on a quarter of an hour, so only these need their day.
 movements_by_quarter_hour as (
     select
-        {{ quarter_hour('happened_at') }} as quarter_hour,
+        min(happened_at) as happened_at,
         sum(amount) as amount
     from movements
-    group by {{ quarter_hour('happened_at') }}
+    group by {{ spans_since_1970('happened_at', 15) }}
 ),
 
 movements_by_day as (
     select
-        {{ date_id('quarter_hour') }} as date_id,
+        {{ date_id('happened_at') }} as date_id,
         {{ money('sum(amount)') }} as raw_net_value
     from movements_by_quarter_hour
-    group by {{ date_id('quarter_hour') }}
+    group by {{ date_id('happened_at') }}
 )
 
 select * from movements_by_day
