@@ -58,7 +58,7 @@ class Pipeline:
     data: Path | None = None
     project: Path = ROOT / "dbt_project"
     extra_env: dict[str, str] = field(default_factory=dict)
-    #: dbt's unit tests come out the same over whatever data, and are half of a small build.
+    #: dbt's unit tests come out the same over whatever data, and are a third of a small build.
     with_unit_tests: bool = False
 
     @property
