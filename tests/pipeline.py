@@ -13,6 +13,8 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 
+from tests import parsed_project
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
@@ -82,7 +84,12 @@ class Pipeline:
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command of the environment; raise CommandFailed unless it exits with 0."""
         full = [str(BIN / command[0]), *command[1:]]
+        runs_dbt = command[0] in ("dbt", "meltano") and "WAREHOUSE_ENGINE" not in self.extra_env
+        if runs_dbt:
+            parsed_project.hand_over(self.env)
         result = subprocess.run(full, cwd=ROOT, env=self.env, capture_output=True, text=True, check=False)
+        if runs_dbt and result.returncode == 0 and self.project == ROOT / "dbt_project":
+            parsed_project.keep(self.env)
         if check and result.returncode != 0:
             raise CommandFailed(full, result)
         return result
@@ -112,7 +119,9 @@ class Pipeline:
     def copy(self, home: Path) -> Pipeline:
         """A second warehouse with the same raw data, lake and marts."""
         shutil.copytree(self.home, home)
-        return replace(self, home=home, data=self.data or self.home / "source", extra_env=dict(self.extra_env))
+        copied = replace(self, home=home, data=self.data or self.home / "source", extra_env=dict(self.extra_env))
+        parsed_project.move(self.env, copied.env)
+        return copied
 
     def marts(self) -> dict[str, pd.DataFrame]:
         """All marts as built."""
