@@ -67,7 +67,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Row:
-    """A record that passed: values as text that casts to the column's type, and its content hash."""
+    """A record that passed: values as text that casts to the column's type; the hash of its content, if it has one."""
 
     values: dict[str, str | None]
     key: tuple[str, ...]
@@ -75,7 +75,7 @@ class Row:
     deleted_at: str | None
     extracted_at: str | None
     version: int | None
-    hash: str
+    hash: str | None
 
 
 class RecordSchema:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from typing import Any
 
 import duckdb
@@ -85,6 +86,9 @@ def _replay_chunk(
         # Versions of a database's key are in the order of their loads, so an old one must not come after a newer one.
         not_older = [row for row, _ in plain] if database_types is None else loader.without_older_versions(plain)
         kept = loader.without_known_versions(not_older)
+        if database_types is not None:
+            # As its other rows: one with a hash would be a file's, and come before all of them (docs/contracts.md).
+            kept = [replace(row, hash=None) for row in kept]
         rows = [*kept, *(row for row, _ in of_files)]
         places: list[Place] = []
         if of_files:

@@ -35,7 +35,7 @@ def plant(fault: dict, pipeline: Pipeline) -> None:
         assert touched and touched[0] > 0, f"{fault['name']}: the corruption touched no row"
 
 
-def caught_by(fault: dict, pipeline: Pipeline, truth: Path) -> str:
+def caught_by(pipeline: Pipeline, truth: Path) -> str:
     """`dbt`, `truth`, or an empty text when nothing noticed."""
     # Without --fail-fast, which can end dbt with an error of its own while another thread is at work.
     result = pipeline.dbt("build", check=False)
@@ -52,12 +52,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("fault", chosen, ids=[fault["name"] for fault in chosen])
 
 
-def test_fault_is_caught(fault: dict, built: Pipeline, tmp_path: Path, record_property) -> None:
-    copy = built.copy(tmp_path / "home")
-    copy.project = tmp_path / "dbt_project"
+def copied(built: Pipeline, folder: Path) -> Pipeline:
+    """A copy of the warehouse, and of the project, for a fault."""
+    copy = built.copy(folder / "home")
+    copy.project = folder / "dbt_project"
     copy.with_unit_tests = True
     shutil.copytree(ROOT / "dbt_project", copy.project)
+    return copy
+
+
+def test_a_copy_without_a_fault_is_green(built: Pipeline, tmp_path: Path) -> None:
+    copy = copied(built, tmp_path)
+    for file, more in (("sales/mart_daily_sales.sql", "\n-- changed\n"), ("_marts__unit_tests.yml", "\n# changed\n")):
+        with (copy.project / "models/marts" / file).open("a") as opened:
+            opened.write(more)
+    assert caught_by(copy, built.home / "truth") == ""
+
+
+def test_fault_is_caught(fault: dict, built: Pipeline, tmp_path: Path, record_property) -> None:
+    copy = copied(built, tmp_path)
     plant(fault, copy)
-    catcher = caught_by(fault, copy, built.home / "truth")
+    catcher = caught_by(copy, built.home / "truth")
     record_property("caught_by", catcher)
     assert catcher, f"nothing noticed: {fault['why']}"

@@ -211,8 +211,8 @@ class Judge:
 
     def _outcome(self, shop: str, target: Target) -> tuple[str, str]:
         reached = ("--select", f"{target.model}+") if target.model else ()
-        # What both shops build has the same unit tests in both.
-        if shop == "demo_shop" or not _is_of(target, self.manifest("demo_shop")):
+        # Models that both shops build have their unit tests in the demo shop alone.
+        if shop == "demo_shop" or not target.model or not _is_of(target, self.manifest("demo_shop")):
             unit_tests = f"{target.model},test_type:unit" if target.model else "test_type:unit"
             if killed := self._fails(self._copy(shop), "unit tests", "test", "--select", unit_tests):
                 return killed

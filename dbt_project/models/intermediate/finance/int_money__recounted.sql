@@ -192,7 +192,7 @@ movements as (
     where not is_deleted
 ),
 
--- In every time zone a day begins on a quarter of an hour, so only these need their day.
+-- A day begins on a quarter of an hour (mart_kpis says where), so only these need their day.
 movements_by_quarter_hour as (
     select
         min(happened_at) as happened_at,

@@ -38,8 +38,9 @@ timed_events as (
     from events
 ),
 
--- In every time zone a day begins on a quarter of an hour: looking up the day of each of these,
--- and not of each event, saves most of this model's time.
+-- In every time zone a day begins on a quarter of an hour (but in Newfoundland's, on one night of
+-- each year until 2011): looking up the day of each of these, and not of each event, saves most of
+-- this model's time.
 quarter_hours as (
     select
         quarter_hour,
