@@ -1,4 +1,4 @@
-"""dbt's parsed project, handed from one home to the next: a whole parse costs more than the build of a small shop.
+"""dbt's parsed project, handed from one home to the next: a whole parse takes some ten processor seconds.
 
 dbt parses again when the home changes, since profiles.yml and dbt_project.yml read `WAREHOUSE_HOME`: the file of its
 last parse holds two hashes, of the profile and of these variables. Nothing in the project itself is different, so that
