@@ -92,17 +92,22 @@ visits_and_purchases as (
     from purchases
 ),
 
-user_days as (
+days_of_anybody as (
     select
-        visits_and_purchases.user_id,
-        visits_and_purchases.day,
-        bit_or(visits_and_purchases.seen_as) as seen_as
+        user_id,
+        day,
+        bit_or(seen_as) as seen_as
     from visits_and_purchases
-    inner join users
-        on visits_and_purchases.user_id = users.user_id
     group by
-        visits_and_purchases.user_id,
-        visits_and_purchases.day
+        user_id,
+        day
+),
+
+-- Looked up when each is there once.
+user_days as (
+    select days_of_anybody.* from days_of_anybody
+    inner join users
+        on days_of_anybody.user_id = users.user_id
 ),
 
 user_periods as (

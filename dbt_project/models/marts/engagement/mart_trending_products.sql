@@ -79,7 +79,6 @@ hours_to_read as (
 clicks as (
     select
         all_clicks.product_id,
-        all_clicks.event_id,
         all_clicks.occurred_at
     from all_clicks
     inner join hours_to_read
@@ -91,7 +90,6 @@ clicks as (
 counted as (
     select
         product_id,
-        event_id,
         occurred_at,
         count(*) over (
             partition by product_id
@@ -101,7 +99,8 @@ counted as (
     from clicks
 ),
 
--- Clicks between which none is below the threshold have as many of those before them.
+-- Clicks between which none is below the threshold have as many of those before them. Clicks of
+-- one moment count alike, so that no order is needed among them.
 numbered as (
     select
         product_id,
@@ -109,8 +108,8 @@ numbered as (
         clicks_within_hour,
         count(case when clicks_within_hour < {{ var('trending_clicks_min') }} then 1 end) over (
             partition by product_id
-            order by occurred_at, event_id
-            rows between unbounded preceding and current row
+            order by occurred_at
+            range between unbounded preceding and current row
         ) as episode
     from counted
 ),
