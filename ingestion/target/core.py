@@ -89,13 +89,18 @@ class Sync:
 
 @dataclass(frozen=True)
 class Quarantined:
-    """One row of ops.quarantine that was not replayed yet."""
+    """One row of ops.quarantine."""
 
     quarantine_id: str
     load_id: int
     payload: str
     source_file: str | None
     line_number: int | None
+
+    @property
+    def place(self) -> tuple[int, int, str]:
+        """When it came, as something that sorts: ids end with the record's number in its load, and 10 comes after 9."""
+        return self.load_id, len(self.quarantine_id), self.quarantine_id
 
 
 class Engine(Protocol):
@@ -132,7 +137,7 @@ class Engine(Protocol):
     def newest_loads(
         self, stream: Stream, keys: Sequence[str], values: Iterable[tuple[str, ...]]
     ) -> dict[tuple[str, ...], int]:
-        """The latest load of each given key that raw has."""
+        """The latest load of each given key that raw has, of those that replayed nothing."""
 
     def occurrences(self, stream: Stream, rows: Iterable[tuple[str, str]]) -> dict[tuple[str, str], int]:
         """The highest `_sdc_occurrence` of each given (source file, row hash)."""
@@ -148,6 +153,9 @@ class Engine(Protocol):
 
     def quarantined(self, stream: Stream) -> Iterator[list[Quarantined]]:
         """The records that wait in quarantine, in chunks."""
+
+    def replayed(self, stream: Stream, since: int) -> Iterator[list[Quarantined]]:
+        """The records that came with this load or later and were replayed since, in chunks."""
 
     def record_syncs(self, syncs: Iterable[Sync]) -> None:
         """Append to ops.syncs."""
@@ -304,13 +312,6 @@ class Loader:
                 current[row.key] = version
                 kept.append(row)
         return kept
-
-    def without_older_versions(self, rows: Sequence[tuple[Row, Quarantined]]) -> list[Row]:
-        """Those of quarantined keyed rows whose key has no version from a later load in raw."""
-        if not self._keys:
-            return [row for row, _ in rows]
-        newest = self.context.engine.newest_loads(self.stream, self._keys, {row.key for row, _ in rows})
-        return [row for row, quarantined in rows if newest.get(row.key, 0) < quarantined.load_id]
 
     def write(
         self,

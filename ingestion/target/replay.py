@@ -84,7 +84,7 @@ def _replay_chunk(
             of_files.append((row, each))
     if ids:
         # Versions of a database's key are in the order of their loads, so an old one must not come after a newer one.
-        not_older = [row for row, _ in plain] if database_types is None else loader.without_older_versions(plain)
+        not_older = [row for row, _ in (plain if database_types is None else _not_older(run, loader, plain))]
         kept = loader.without_known_versions(not_older)
         if database_types is not None:
             # As its other rows: one with a hash would be a file's, and come before all of them (docs/contracts.md).
@@ -106,6 +106,31 @@ def _replay_chunk(
         loader.commit(batch, "replay")
         return Counter(loaded=len(rows), dropped=len(plain) - len(kept), waiting=len(chunk) - len(ids))
     return Counter(waiting=len(chunk))
+
+
+def _not_older(run: Run, loader: Loader, rows: Sequence[tuple[Row, Quarantined]]) -> Sequence[tuple[Row, Quarantined]]:
+    """Those of a database's rows whose key has nothing in raw that came later.
+
+    What was replayed counts from where it came, not from where it was replayed: else a key's newer version, which
+    passes after the older one, would be taken for the older. Of one load's rows in raw and in quarantine nothing says
+    which came first; those in raw are taken for the later.
+    """
+    if not rows or not loader.schema.keys:
+        return rows
+    keys = {row.key for row, _ in rows}
+    in_raw = run.engine.newest_loads(loader.stream, loader.schema.keys, keys)
+    newest = {key: (load_id, sys.maxsize, "") for key, load_id in in_raw.items()}
+    for chunk in run.engine.replayed(loader.stream, min(quarantined.load_id for _, quarantined in rows)):
+        for each in chunk:
+            if (record := _record(each.payload, loader)) is None:
+                continue
+            try:
+                key = loader.row(record).key
+            except BadRecord:
+                continue  # The schema is another one than when it was replayed.
+            if key in keys:
+                newest[key] = max(newest.get(key, each.place), each.place)
+    return [(row, each) for row, each in rows if row.key not in newest or newest[row.key] < each.place]
 
 
 def _record(payload: str, loader: Loader) -> dict[str, Any] | None:

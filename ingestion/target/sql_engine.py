@@ -242,8 +242,14 @@ class SqlEngine(ABC):
     def newest_loads(
         self, stream: Stream, keys: Sequence[str], values: Iterable[tuple[str, ...]]
     ) -> dict[tuple[str, ...], int]:
-        """The latest load of each given key that raw has."""
-        rows = self._of_keys(stream, keys, values, "select {keys}, max(_sdc_load_id) from found group by {keys}")
+        """The latest load of each given key that raw has, of those that replayed nothing."""
+        rows = self._of_keys(
+            stream,
+            keys,
+            values,
+            "select {keys}, max(_sdc_load_id) from found"
+            " where _sdc_load_id not in (select load_id from ops.loads where kind = 'replay') group by {keys}",
+        )
         return {tuple(row[:-1]): row[-1] for row in rows}
 
     def _of_keys(
@@ -312,22 +318,29 @@ class SqlEngine(ABC):
 
         What a chunk's load replays does not come again.
         """
-        # Ids end with the record's number in its load: 10 comes after 9.
-        last: tuple[int, str] = (-1, "")
+        return self._records(stream, "replayed_load_id is null", (-1, 0, ""))
+
+    def replayed(self, stream: Stream, since: int) -> Iterator[list[Quarantined]]:
+        """The records that came with this load or later and were replayed since, in that order, in chunks."""
+        return self._records(stream, "replayed_load_id is not null", (since, 0, ""))
+
+    def _records(self, stream: Stream, condition: str, after: tuple[int, int, str]) -> Iterator[list[Quarantined]]:
+        """A stream's records of ops.quarantine beyond a `Quarantined.place`."""
         while True:
             rows = self._rows(
                 "select quarantine_id, load_id, payload, source_file, line_number from ops.quarantine "
-                "where source = $1 and stream = $2 and replayed_load_id is null"
-                " and (load_id, length(quarantine_id), quarantine_id) > ($3, length($4), $4)"
+                f"where source = $1 and stream = $2 and {condition}"
+                " and (load_id, length(quarantine_id), quarantine_id) > ($3, $4, $5)"
                 f" order by load_id, length(quarantine_id), quarantine_id limit {_REPLAY_CHUNK}",
                 stream.source,
                 stream.name,
-                *last,
+                *after,
             )
             if not rows:
                 return
-            yield [Quarantined(*row) for row in rows]
-            last = rows[-1][1], rows[-1][0]
+            records = [Quarantined(*row) for row in rows]
+            after = records[-1].place
+            yield records
 
     def record_syncs(self, syncs: Iterable[Sync]) -> None:
         """Append to ops.syncs."""
