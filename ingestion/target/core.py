@@ -154,8 +154,8 @@ class Engine(Protocol):
     def quarantined(self, stream: Stream) -> Iterator[list[Quarantined]]:
         """The records that wait in quarantine, in chunks."""
 
-    def replayed(self, stream: Stream, since: int) -> Iterator[list[Quarantined]]:
-        """The records that came with this load or later and were replayed since, in chunks."""
+    def replayed(self, stream: Stream, after: tuple[int, int, str]) -> Iterator[list[Quarantined]]:
+        """The records that came after this `Quarantined.place` and were replayed since, in chunks."""
 
     def record_syncs(self, syncs: Iterable[Sync]) -> None:
         """Append to ops.syncs."""

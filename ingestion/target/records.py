@@ -135,6 +135,13 @@ class RecordSchema:
             self.conflicts[name] = f"type changed: {wanted} now, {existing} in raw"
         self.types[name] = kind or existing
 
+    def key(self, record: dict[str, Any]) -> tuple[str, ...]:
+        """The key of a record as its row has it, whatever the rest of the record is; raises BadRecord."""
+        for key in self.keys:
+            if record.get(key) is None:
+                raise BadRecord("key is missing or null", key, missing_key=True)
+        return tuple(self._text(key, record[key]) or "" for key in self.keys)
+
     def row(self, record: dict[str, Any]) -> Row:
         """Check and convert a record, which may carry `_sdc_` fields; raises BadRecord."""
         metadata = {name: record.get(name) for name in ("_sdc_deleted_at", "_sdc_extracted_at", "_sdc_table_version")}

@@ -120,14 +120,16 @@ def _not_older(run: Run, loader: Loader, rows: Sequence[tuple[Row, Quarantined]]
     keys = {row.key for row, _ in rows}
     in_raw = run.engine.newest_loads(loader.stream, loader.schema.keys, keys)
     newest = {key: (load_id, sys.maxsize, "") for key, load_id in in_raw.items()}
-    for chunk in run.engine.replayed(loader.stream, min(quarantined.load_id for _, quarantined in rows)):
+    # What came before the first of these cannot be newer than any of them.
+    for chunk in run.engine.replayed(loader.stream, min(each.place for _, each in rows)):
         for each in chunk:
             if (record := _record(each.payload, loader)) is None:
                 continue
             try:
-                key = loader.row(record).key
+                # The key alone: the rest need not fit the schema that there is now.
+                key = loader.schema.key(record)
             except BadRecord:
-                continue  # The schema is another one than when it was replayed.
+                continue
             if key in keys:
                 newest[key] = max(newest.get(key, each.place), each.place)
     return [(row, each) for row, each in rows if row.key not in newest or newest[row.key] < each.place]

@@ -320,9 +320,9 @@ class SqlEngine(ABC):
         """
         return self._records(stream, "replayed_load_id is null", (-1, 0, ""))
 
-    def replayed(self, stream: Stream, since: int) -> Iterator[list[Quarantined]]:
-        """The records that came with this load or later and were replayed since, in that order, in chunks."""
-        return self._records(stream, "replayed_load_id is not null", (since, 0, ""))
+    def replayed(self, stream: Stream, after: tuple[int, int, str]) -> Iterator[list[Quarantined]]:
+        """The records that came after this `Quarantined.place` and were replayed since, in that order, in chunks."""
+        return self._records(stream, "replayed_load_id is not null", after)
 
     def _records(self, stream: Stream, condition: str, after: tuple[int, int, str]) -> Iterator[list[Quarantined]]:
         """A stream's records of ops.quarantine beyond a `Quarantined.place`."""

@@ -74,6 +74,23 @@ def test_a_delete_has_the_time_of_its_commit_and_each_version_its_place_in_the_l
     assert end - 1_000_000 < rows[0][2] < rows[1][2] <= end
 
 
+def test_versions_of_one_load_that_wait_in_quarantine_are_replayed_in_their_order(follower, run_replay, monkeypatch):
+    follower.database.execute(
+        "create table shop.prices (id integer primary key, number integer, price numeric(8, 2))",
+        "insert into shop.prices values (1, -1, 0)",
+    )
+    follower.run()
+    follower.database.execute(*(f"update shop.prices set number = {n}, price = 'NaN'" for n in range(12)))
+    follower.run()
+    assert follower.home.query("select count(*), count(distinct load_id) from ops.quarantine") == [(12, 1)]
+    follower.home.query("alter table raw_shop.prices alter column price type varchar")
+    follower.home.query('update ops.streams set schema = replace(schema, \'"number",\', \'"number", "string",\')')
+    monkeypatch.setattr("ingestion.target.sql_engine._REPLAY_CHUNK", 1)
+    assert "12 loaded, 0 known already, 0 still wait" in run_replay()
+    in_order = "select number from raw_shop.prices order by _sdc_load_id, _sdc_sequence"
+    assert follower.home.query(in_order) == [(n,) for n in range(-1, 12)]
+
+
 def test_where_nothing_is_new_no_batch_is_sent_and_the_position_moves_on(follower):
     follower.database.execute("insert into shop.things values (1)")
     follower.run()
