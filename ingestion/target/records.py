@@ -137,18 +137,14 @@ class RecordSchema:
 
     def key(self, record: dict[str, Any]) -> tuple[str, ...]:
         """The key of a record as its row has it, whatever the rest of the record is; raises BadRecord."""
-        for key in self.keys:
-            if record.get(key) is None:
-                raise BadRecord("key is missing or null", key, missing_key=True)
+        self._check_key(record)
         return tuple(self._text(key, record[key]) or "" for key in self.keys)
 
     def row(self, record: dict[str, Any]) -> Row:
         """Check and convert a record, which may carry `_sdc_` fields; raises BadRecord."""
         metadata = {name: record.get(name) for name in ("_sdc_deleted_at", "_sdc_extracted_at", "_sdc_table_version")}
         data = {name: value for name, value in record.items() if name not in METADATA_COLUMNS}
-        for key in self.keys:
-            if data.get(key) is None:
-                raise BadRecord("key is missing or null", key, missing_key=True)
+        self._check_key(data)
         self._validate(data)
         values: dict[str, str | None] = {}
         for name, value in data.items():
@@ -169,6 +165,11 @@ class RecordSchema:
             version=metadata["_sdc_table_version"],
             hash=row_hash(values),
         )
+
+    def _check_key(self, data: dict[str, Any]) -> None:
+        for key in self.keys:
+            if data.get(key) is None:
+                raise BadRecord("key is missing or null", key, missing_key=True)
 
     def _validate(self, data: dict[str, Any]) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,3 +97,13 @@ class Source:
         return self.warehouse.query(
             f"select {columns}, _sdc_operation from raw_shop.{table} order by _sdc_load_id, _sdc_sequence, 1"
         )
+
+
+def let_nan_pass(
+    warehouse: TargetHome, table: str, column: str, types: Sequence[str] = ("number", "string", "null")
+) -> None:
+    """The correction before a replay: raw takes text in this column of a table of `shop`, and with it NaN."""
+    warehouse.query(f"alter table raw_shop.{table} alter column {column} type varchar")
+    schema = json.loads(warehouse.query(f"select schema from ops.streams where stream = '{table}'")[0][0])
+    schema["properties"][column]["type"] = list(types)
+    warehouse.query(f"update ops.streams set schema = '{json.dumps(schema)}' where stream = '{table}'")

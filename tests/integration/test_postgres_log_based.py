@@ -15,6 +15,7 @@ from ingestion.taps import postgres_changes, postgres_replication
 from ingestion.taps.postgres_log import lsn_number
 from orchestration.services.postgres import PostgresServer
 from tests.integration.log_based_runs import Follower
+from tests.integration.postgres_runs import let_nan_pass
 from tests.postgres import create_database
 
 LARGE, OTHER = "x" * 9000, "y" * 9000
@@ -87,11 +88,10 @@ def test_versions_of_one_load_that_wait_in_quarantine_are_replayed_in_their_orde
     )
     follower.run()
     assert follower.home.query("select count(*), count(distinct load_id) from ops.quarantine") == [(12, 1)]
-    follower.home.query('update ops.streams set schema = replace(schema, \'"number",\', \'"number", "string",\')')
     # Records of 0 to 3, then 4 and 6 to 8, and the rest.
     monkeypatch.setattr("ingestion.target.sql_engine._REPLAY_CHUNK", 4)
     for column, count in (("cost", "1 loaded, 0 known already, 11"), ("price", "6 loaded, 5 known already, 0")):
-        follower.home.query(f"alter table raw_shop.prices alter column {column} type varchar")
+        let_nan_pass(follower.home, "prices", column)
         assert count in run_replay()
     in_order = "select number from raw_shop.prices order by _sdc_load_id, _sdc_sequence"
     assert follower.home.query(in_order) == [(n,) for n in (-1, 5, *range(6, 12))]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
-from collections.abc import Sequence
 from decimal import Decimal
 
 import pytest
 
 from tests.integration.conftest import ENGINES
-from tests.integration.postgres_runs import Source
+from tests.integration.postgres_runs import Source, let_nan_pass
 
 
 @pytest.fixture
@@ -391,14 +389,6 @@ def test_incremental_reads_only_batches_that_can_hold_the_rows(shop, monkeypatch
     assert looked_at == [1, 1, 1, 1]
 
 
-def let_nan_pass(shop, column: str = "amount", types: Sequence[str] = ("number", "string", "null")) -> None:
-    """The correction before a replay: raw takes text in this column of `things`, and with it NaN."""
-    shop.warehouse.query(f"alter table raw_shop.things alter column {column} type varchar")
-    schema = json.loads(shop.warehouse.query("select schema from ops.streams")[0][0])
-    schema["properties"][column]["type"] = list(types)
-    shop.warehouse.query(f"update ops.streams set schema = '{json.dumps(schema)}'")
-
-
 def test_a_replayed_row_does_not_come_after_a_newer_version(shop, run_replay):
     shop.database.execute(
         "create table things (id integer primary key, amount numeric(8, 2))",
@@ -407,7 +397,7 @@ def test_a_replayed_row_does_not_come_after_a_newer_version(shop, run_replay):
     shop.run()
     shop.database.execute("update things set amount = 7 where id = 1")
     shop.run()
-    let_nan_pass(shop)
+    let_nan_pass(shop.warehouse, "things", "amount")
     assert "1 loaded, 1 known already, 0 still wait" in run_replay()
     newest = "select id, amount from raw_shop.things order by id, _sdc_load_id"
     assert shop.warehouse.query(newest) == [(1, "7.00"), (2, "NaN")]
@@ -421,7 +411,7 @@ def test_a_replayed_row_comes_after_the_version_before_it(shop, run_replay):
     shop.run()
     shop.database.execute("update things set amount = 'NaN'")
     shop.run()
-    let_nan_pass(shop)
+    let_nan_pass(shop.warehouse, "things", "amount")
     assert "1 loaded, 0 known already, 0 still wait" in run_replay()
     # Staging orders rows that have a hash, which are those of files, before all of a database.
     versions = "select amount from raw_shop.things order by _sdc_row_hash nulls last, _sdc_load_id, _sdc_sequence"
@@ -447,7 +437,7 @@ def test_versions_that_are_replayed_one_by_one_stay_in_their_order(shop, run_rep
     shop.database.execute("update things set amount = 1.25, price = 'NaN'")
     shop.run(filter_schemas=["public"])
     for column, count in zip(order, counts, strict=True):
-        let_nan_pass(shop, column)
+        let_nan_pass(shop.warehouse, "things", column)
         assert count in run_replay()
     in_order = "select amount from raw_shop.things order by _sdc_load_id, _sdc_sequence"
     assert shop.warehouse.query(in_order) == [(version,) for version in versions]
@@ -462,9 +452,9 @@ def test_a_replayed_version_counts_though_it_would_not_pass_again(shop, run_repl
     shop.run()
     shop.database.execute("update things set amount = 1.25, price = 'NaN'")
     shop.run()
-    let_nan_pass(shop, "price")
+    let_nan_pass(shop.warehouse, "things", "price")
     assert "1 loaded, 0 known already, 1 still wait" in run_replay()
-    let_nan_pass(shop, types=["string", "null"])
+    let_nan_pass(shop.warehouse, "things", "amount", ["string", "null"])
     assert "0 loaded, 1 known already, 0 still wait" in run_replay()
     assert shop.warehouse.query("select amount from raw_shop.things") == [("1.25",)]
 
@@ -477,7 +467,7 @@ def test_versions_that_are_replayed_in_parts_stay_in_their_order(shop, run_repla
     for version in range(3):
         shop.database.execute(f"update things set note = '{version}'")
         shop.run()
-    let_nan_pass(shop)
+    let_nan_pass(shop.warehouse, "things", "amount")
     monkeypatch.setattr("ingestion.target.sql_engine._REPLAY_CHUNK", 1)
     assert "3 loaded, 0 known already, 0 still wait" in run_replay()
     in_order = "select note from raw_shop.things order by _sdc_load_id, _sdc_sequence"
@@ -490,7 +480,7 @@ def test_a_type_that_does_not_widen_is_noticed_after_a_replay_too(shop, run_repl
         "insert into things values (1, '2026-01-01Z', 'NaN'), (2, '2026-01-01Z', 1)",
     )
     shop.run()
-    let_nan_pass(shop)
+    let_nan_pass(shop.warehouse, "things", "amount")
     run_replay()
     shop.database.execute("alter table things alter column seen type text using 'long ago'")
     shop.run(max_vanished_share=1)
