@@ -10,10 +10,11 @@ daily_sales as (
     from {{ ref('mart_daily_sales') }}
 ),
 
+-- assert_orders_total_their_lines holds these orders to be the facts'.
 purchases as (
-    select count(distinct order_id) as orders_count
-    from {{ ref('fact_orders') }}
-    where status <> 'cancelled'
+    select count(*) as orders_count
+    from {{ ref('int_orders__totalled') }}
+    where is_purchase
 ),
 
 grains as (

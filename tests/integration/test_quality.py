@@ -199,12 +199,79 @@ def test_a_clock_that_was_wrong_pushes_no_day_out_and_loses_nothing(built: DbtWa
 #: By audit: what is done to the marts (or to what the audit compares them with), and how a finding of it begins.
 BREAKAGES = {
     "assert_every_raw_line_is_in_one_fact": [
-        ("delete from marts.fact_orders where order_line_id = 11", "line"),
-        ("update marts.fact_orders set amount = amount + 1 where order_line_id = 11", "line"),
-        ("update intermediate.int_order_items__recounted set amount = null where order_line_id = 11", "line"),
-        ("delete from intermediate.int_order_items__recounted where order_line_id = 11", "line"),
-        ("update intermediate.int_orders__recounted set is_deleted = true where order_id = 1", "line"),
-        ("insert into marts.fact_orders from marts.fact_orders where order_line_id = 11", "raw has 39 lines"),
+        ("delete from marts.fact_orders where order_line_id = 131", "131"),
+        ("update marts.fact_orders set amount = amount + 1 where order_line_id = 131", "131"),
+        ("update intermediate.int_order_items__recounted set amount = null where order_line_id = 131", "131"),
+        ("delete from intermediate.int_order_items__recounted where order_line_id = 131", "131"),
+        ("update intermediate.int_orders__recounted set is_deleted = true where order_id = 13", "131"),
+        ("insert into marts.fact_orders from marts.fact_orders where order_line_id = 131", "131"),
+        # As many lines, and as much money.
+        ("update marts.fact_orders set order_line_id = 999 where order_line_id = 131", "131"),
+        (
+            "update marts.fact_orders set amount = amount + case order_line_id when 131 then 1 else -1 end"
+            " where order_line_id in (131, 121)",
+            "131",
+        ),
+    ],
+    "assert_shipping_sums_to_the_order": [
+        ("update marts.fact_orders set shipping_cost = shipping_cost + 0.0001 where order_line_id = 131", "13"),
+        ("delete from marts.fact_orders where order_id = 13", "13"),
+        ("delete from marts.fact_adjustments where kind = 'shipping_without_lines'", "14"),
+        ("update intermediate.int_orders__recounted set shipping_cost = 7 where order_id = 13", "13"),
+        ("delete from intermediate.int_orders__recounted where order_id = 13", "13"),
+        ("update intermediate.int_orders__recounted set is_deleted = true where order_id = 14", "14"),
+        (
+            "update marts.fact_orders set shipping_cost = shipping_cost"
+            " + case order_line_id when 131 then 1 else -1 end where order_line_id in (131, 121)",
+            "13",
+        ),
+    ],
+    "assert_orders_total_their_lines": [
+        *[
+            (f"update {{totals}} set {column} = {value} where order_id = 13", "13")
+            for column, value in (
+                ("user_id", "user_id + 1"),
+                ("is_purchase", "not is_purchase"),
+                ("ordered_at", "ordered_at + interval 1 second"),
+                ("lines_count", "lines_count + 1"),
+                ("units", "units + 1"),
+                ("amount", "amount + 0.0001"),
+                ("shipping_cost", "shipping_cost + 0.0001"),
+            )
+        ],
+        *[
+            (
+                f"update {{totals}} set {column} = {column} + case order_id when 13 then 1 else -1 end"
+                " where order_id in (12, 13)",
+                "13",
+            )
+            for column in ("lines_count", "units", "amount", "shipping_cost")
+        ],
+        ("delete from {totals} where order_id = 13", "13"),
+        ("insert into {totals} from {totals} where order_id = 13", "13"),
+        ("delete from marts.fact_orders where order_line_id = 131", "13"),
+    ],
+    "assert_baskets_pair_all_their_products": [
+        ("delete from {pairs} where order_id = 13 and product_id = other_product_id", "pairs are missing"),
+        ("delete from {pairs} where order_id = 13 and product_id <> other_product_id", "pairs are missing"),
+        ("delete from {pairs} where order_id = 13", "pairs are missing"),
+        ("insert into {pairs} from {pairs} where order_id = 13", "pairs are missing"),
+        # As many pairs in all, and of products with themselves.
+        ("update {pairs} set order_id = 12 where order_id = 13", "pairs are missing"),
+        ("update {pairs} set other_product_id = product_id where order_id = 13", "pairs are missing"),
+        ("update {totals} set is_basket = false where order_id = 13", "pairs are missing"),
+        ("update {totals} set products_count = products_count + 1 where order_id = 13", "pairs are missing"),
+        ("update {totals} set products_count = 101 where order_id = 13", "too many products"),
+    ],
+    "assert_daily_sales_sum_to_the_facts": [
+        (f"update {{daily}} set {column} = {column} + 1 where date = (select min(date) from {{daily}})", "")
+        for column in ("orders_count", "lines_count", "units_sold", "sales", "shipping", "refunds", "adjustments")
+    ],
+    "assert_kpis_sum_to_the_facts": [
+        ("update {kpis} set orders_count = orders_count + 1 where {day_is} '2024-01-01'", "day"),
+        ("update {kpis} set sales = sales + 1 where grain = 'week'", "week"),
+        ("update {kpis} set revenue = revenue + 1 where grain = 'month'", "month"),
+        ("delete from {kpis} where grain = 'month'", "month"),
     ],
     "assert_clicks_sum_to_the_events": [
         ("update {windows} set clicks = clicks + 1 where product_id = 2", "clicks of product 2"),
@@ -308,7 +375,7 @@ BREAKAGES = {
             "insert into {customers} select * replace (2 as user_id) from {customers} where user_id = 1",
             "customer",
         ),
-        ("update {customers} set orders_count = orders_count + 1 where user_id = 1", "number of purchases"),
+        ("update {customers} set orders_count = orders_count + 1 where user_id = 1", "customer"),
         ("update {customers} set monetary_score = 6 - monetary_score", "monetary score"),
     ],
     "assert_current_versions_are_the_members": [
@@ -338,8 +405,11 @@ BREAKAGES = {
 TABLES = {
     "customers": "marts.mart_customers",
     "kpis": "marts.mart_kpis",
+    "daily": "marts.mart_daily_sales",
     "day_is": "grain = 'day' and period_start =",
+    "pairs": "intermediate.int_products__paired",
     "recommended": "marts.mart_product_recommendations",
+    "totals": "intermediate.int_orders__totalled",
     "trending": "marts.mart_trending_products",
     "windows": "marts.fact_product_clicks",
 }

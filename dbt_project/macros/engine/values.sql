@@ -267,6 +267,21 @@
     ) }}
 {%- endmacro %}
 
+{#- A whole number of 62 bits that stands for the values of columns, null among them: equal values have the same one. Sums of it over
+    two sets of rows tell whether they are the same, without a join (DECISIONS.md). Hashed twice, because of two columns an engine mixes
+    the hashes, and the mixture alone is too regular to be summed. -#}
+{% macro fingerprint(columns) -%}
+    {{ adapter.dispatch('fingerprint')(columns) }}
+{%- endmacro %}
+
+{% macro duckdb__fingerprint(columns) -%}
+    cast(hash(hash({{ columns | join(', ') }})) >> 2 as bigint)
+{%- endmacro %}
+
+{% macro postgres__fingerprint(columns) -%}
+    (hashint8extended(hash_record_extended(row({{ columns | join(', ') }}), 0), 0) >> 2)
+{%- endmacro %}
+
 {#- The whole-number type in which products of two amounts in minor units do not overflow. -#}
 {% macro wide_integer_type() -%}
     {{ return(adapter.dispatch('wide_integer_type')()) }}

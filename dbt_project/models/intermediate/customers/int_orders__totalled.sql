@@ -17,6 +17,7 @@ totals as (
         user_id,
         status,
         ordered_at,
+        count(*) as lines_count,
         count(distinct case when product_id <> {{ unknown_id('product') }} then product_id end)
             as products_count,
         sum(quantity) as units,
@@ -40,6 +41,8 @@ orders_totalled as (
         and products_count between 1 and {{ var('basket_products_max') }} as is_basket,
         {{ shop_day('ordered_at') }} as day,
         ordered_at,
+        lines_count,
+        products_count,
         cast(units as bigint) as units,
         {{ money('amount') }} as amount,
         {{ money('shipping_cost') }} as shipping_cost

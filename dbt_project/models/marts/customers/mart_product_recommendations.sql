@@ -29,12 +29,14 @@ pair_counts as (
     having count(*) >= {{ var('recommendation_orders_min') }}
 ),
 
+-- Without a filter: one that all readers of the counts have would be asked of every pair before it
+-- is counted.
 product_counts as (
     select
         product_id,
-        orders_together as orders_count
+        max(case when product_id = other_product_id then orders_together end) as orders_count
     from pair_counts
-    where product_id = other_product_id
+    group by product_id
 ),
 
 both_ways as (
