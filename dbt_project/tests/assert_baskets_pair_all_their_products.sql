@@ -30,7 +30,7 @@ pairs as not materialized (
 ),
 
 -- Of each basket nothing is lacking where both sums are 0 whatever number it is weighed with. So
--- millions of them need no group each; which ones differ is asked only when one of these does.
+-- millions of them need no group each; which ones differ is asked only when one of these is not.
 compared as (
     select
         coalesce(sum(

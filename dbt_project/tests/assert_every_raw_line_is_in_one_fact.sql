@@ -14,7 +14,7 @@ deleted_orders as (
 lines as not materialized (
     select
         order_items.order_line_id,
-        order_items.amount,
+        {{ money('order_items.amount') }} as amount,
         1 as missing
     from {{ ref('int_order_items__recounted') }} as order_items
     left join deleted_orders
@@ -27,7 +27,7 @@ lines as not materialized (
 
     select
         order_line_id,
-        amount,
+        {{ money('amount') }} as amount,
         -1 as missing
     from {{ ref('fact_orders') }}
 
@@ -35,13 +35,14 @@ lines as not materialized (
 
     select
         cast(substr(adjustment_id, 6) as {{ id_type('order_line') }}) as order_line_id,
-        amount,
+        {{ money('amount') }} as amount,
         -1 as missing
     from {{ ref('fact_adjustments') }}
     where kind in ('line_without_order', 'negative_line')
 ),
 
--- Millions of lines are compared by two sums; which ones differ is asked only when these do.
+-- None is missing where both sums are 0 whatever number a line and its amount are weighed with. So
+-- millions of lines need no join; which ones differ is asked only when one of these is not.
 compared as (
     select
         coalesce(sum(missing), 0) <> 0

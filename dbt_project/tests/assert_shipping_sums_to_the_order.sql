@@ -46,7 +46,7 @@ shipping as not materialized (
 ),
 
 -- Of each order nothing is missing where the sum of all is 0 whatever number an order is weighed
--- with. So millions of orders need no group each; which ones differ is asked only when that does.
+-- with. So millions of orders need no group each; which ones differ is asked only when that is not.
 compared as (
     select
         coalesce(sum(

@@ -125,6 +125,17 @@ class Engines:
             cursor.execute(two)
             return rows, cursor.fetchall()
 
+    def each(self, query: str) -> list[dict[str, Any]]:
+        """What each of them says to a query, with macros, of one row."""
+        one, two = (self._sql(warehouse, query) for warehouse in self._warehouses)
+        with duckdb.connect() as connection:
+            rows = [connection.execute(one).fetch_df().to_dict("records")]
+        with closing(self._database.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(two)
+            names = [column.name for column in cursor.description]
+            rows.append([dict(zip(names, row, strict=True)) for row in cursor.fetchall()])
+        return [row for [row] in rows]
+
     @staticmethod
     def _sql(warehouse: DbtWarehouse, query: str) -> str:
         result: dbtRunnerResult = warehouse.dbt("compile", "--inline", query)
@@ -208,3 +219,52 @@ def test_days_and_hours(engines: Engines) -> None:
     )
     rows = engines.both(", ".join(f"{{{{ {macro} }}}}" for macro in macros), moments)
     assert unlike(rows) == []
+
+
+def fingerprint(*columns: str) -> str:
+    """The macro's call."""
+    return "{{ fingerprint([" + ", ".join(f"'{column}'" for column in columns) + "]) }}"
+
+
+def count_of(condition: str) -> str:
+    """SQL of the number of rows for which it is true."""
+    return f"sum(case when {condition} then 1 else 0 end)"
+
+
+def repeated(*columns: str) -> str:
+    """SQL of the number of rows whose fingerprint an earlier row has."""
+    return f"count(*) - count(distinct {fingerprint(*columns)})"
+
+
+MONEY = "cast({} as decimal(18, 4))".format
+#: By which differences that fingerprints weigh could sum to 0: how many of a million numbers follow such a rule.
+RULES = {
+    "the same": repeated("n"),
+    "the same of times": repeated("n", "moment"),
+    "the same of two": repeated("n - n % 1000", "n % 1000"),
+    "none": count_of(f"{fingerprint('n')} = 0"),
+    "twice": count_of(f"{fingerprint('2 * n')} = 2 * {fingerprint('n')}"),
+    "twice of two": count_of(f"{fingerprint('2 * n', '2 * n')} = 2 * {fingerprint('n', 'n')}"),
+    "opposite": count_of(f"abs({fingerprint('-1 - n')}) = abs({fingerprint('n + 1')})"),
+    "without a sign": count_of(f"{fingerprint(MONEY('-1 - n'))} = {fingerprint(MONEY('n + 1'))}"),
+    "swapped": count_of(
+        f"{fingerprint('n', 'n + 1')} + {fingerprint('n + 1', 'n')}"
+        f" = {fingerprint('n', 'n')} + {fingerprint('n + 1', 'n + 1')}"
+    ),
+    "null as 0": count_of(f"{fingerprint('n', 'nothing')} = {fingerprint('n', '0')}"),
+}
+NUMBERS_AND_TIMES = """
+    select
+        cast(i as integer) as n,
+        timestamp '2024-01-01' + cast(i as integer) * interval '1 second' as moment,
+        cast(null as integer) as nothing
+    from generate_series(0, 999999) as numbers (i)
+"""
+
+
+def test_fingerprints_follow_no_rule(engines: Engines) -> None:
+    columns = {**RULES, "span": f"max({fingerprint('n')}) - min({fingerprint('n')})"}
+    listed = ", ".join(f'{sql} as "{name}"' for name, sql in columns.items())
+    for said in engines.each(f"select {listed} from ({NUMBERS_AND_TIMES}) as numbers"):
+        assert said.pop("span") > 2**61  # of 62 bits
+        assert said == dict.fromkeys(RULES, 0)

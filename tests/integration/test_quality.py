@@ -205,6 +205,7 @@ BREAKAGES = {
         ("delete from intermediate.int_order_items__recounted where order_line_id = 131", "131"),
         ("update intermediate.int_orders__recounted set is_deleted = true where order_id = 13", "131"),
         ("insert into marts.fact_orders from marts.fact_orders where order_line_id = 131", "131"),
+        ("update marts.fact_orders set amount = -amount where order_line_id = 131", "131"),
         # As many lines, and as much money.
         ("update marts.fact_orders set order_line_id = 999 where order_line_id = 131", "131"),
         (
@@ -228,11 +229,12 @@ BREAKAGES = {
     ],
     "assert_orders_total_their_lines": [
         *[
-            (f"update {{totals}} set {column} = {value} where order_id = 13", "13")
+            (f"update {{totals}} set {column} = {value} where order_id = 13", "of order 13 ")
             for column, value in (
                 ("user_id", "user_id + 1"),
                 ("is_purchase", "not is_purchase"),
                 ("ordered_at", "ordered_at + interval 1 second"),
+                ("day", "day + 1"),
                 ("lines_count", "lines_count + 1"),
                 ("units", "units + 1"),
                 ("amount", "amount + 0.0001"),
@@ -243,13 +245,25 @@ BREAKAGES = {
             (
                 f"update {{totals}} set {column} = {column} + case order_id when 13 then 1 else -1 end"
                 " where order_id in (12, 13)",
-                "13",
+                "of order 13 ",
             )
             for column in ("lines_count", "units", "amount", "shipping_cost")
         ],
-        ("delete from {totals} where order_id = 13", "13"),
-        ("insert into {totals} from {totals} where order_id = 13", "13"),
-        ("delete from marts.fact_orders where order_line_id = 131", "13"),
+        ("delete from {totals} where order_id = 13", "of order 13 "),
+        ("insert into {totals} from {totals} where order_id = 13", "of order 13 "),
+        ("delete from marts.fact_orders where order_line_id = 131", "of order 13 "),
+        (
+            "insert into {totals} select * replace (999 as order_id, 0 as lines_count, 0 as units, 0 as amount,"
+            " 0 as shipping_cost) from {totals} where order_id = 13",
+            "of 14 orders, 14 are different and 13 have lines",
+        ),
+        # One row of two lines, and one of the third.
+        (
+            "insert into {totals} select * replace (1 as lines_count, 0 as units, 0 as amount, 0 as shipping_cost)"
+            " from {totals} where order_id = 13;"
+            " update {totals} set lines_count = 2 where order_id = 13 and units > 0",
+            "of 14 orders, 13 are different and 14 have lines",
+        ),
     ],
     "assert_baskets_pair_all_their_products": [
         ("delete from {pairs} where order_id = 13 and product_id = other_product_id", "pairs are missing"),
@@ -258,6 +272,10 @@ BREAKAGES = {
         ("insert into {pairs} from {pairs} where order_id = 13", "pairs are missing"),
         # As many pairs in all, and of products with themselves.
         ("update {pairs} set order_id = 12 where order_id = 13", "pairs are missing"),
+        (
+            "update {pairs} set order_id = 12 where order_id = 13 and product_id <> other_product_id",
+            "pairs are missing",
+        ),
         ("update {pairs} set other_product_id = product_id where order_id = 13", "pairs are missing"),
         ("update {totals} set is_basket = false where order_id = 13", "pairs are missing"),
         ("update {totals} set products_count = products_count + 1 where order_id = 13", "pairs are missing"),
