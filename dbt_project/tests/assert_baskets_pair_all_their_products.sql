@@ -1,5 +1,6 @@
--- A basket of n products has n (n + 1) / 2 pairs, each product with itself included, and none is
--- larger than the limit. Otherwise pairs are missing or repeated, or one order outweighs the rest.
+-- A basket of n products has n (n + 1) / 2 pairs, each product with itself included, and it has at
+-- least one product and no more than the limit. Otherwise pairs are missing or repeated, or one
+-- order outweighs the rest.
 
 with
 
@@ -58,12 +59,12 @@ faults as (
     union all
 
     select
-        'too many products' as fault,
+        'too few or too many products' as fault,
         order_id,
         products_count as products,
         null as pairs
     from baskets
-    where products_count > {{ var('basket_products_max') }}
+    where products_count not between 1 and {{ var('basket_products_max') }}
 )
 
 select * from faults

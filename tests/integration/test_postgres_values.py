@@ -240,7 +240,7 @@ MONEY = "cast({} as decimal(18, 4))".format
 #: By which differences that fingerprints weigh could sum to 0: how many of a million numbers follow such a rule.
 RULES = {
     "the same": repeated("n"),
-    "the same of times": repeated("n", "moment"),
+    "the same of times": repeated("1", "moment"),
     "the same of two": repeated("n - n % 1000", "n % 1000"),
     "none": count_of(f"{fingerprint('n')} = 0"),
     "twice": count_of(f"{fingerprint('2 * n')} = 2 * {fingerprint('n')}"),
@@ -251,12 +251,16 @@ RULES = {
         f"{fingerprint('n', 'n + 1')} + {fingerprint('n + 1', 'n')}"
         f" = {fingerprint('n', 'n')} + {fingerprint('n + 1', 'n + 1')}"
     ),
+    "alike apart": "count(*) - count(distinct "
+    f"abs({fingerprint('n', MONEY('1.25'))} - {fingerprint('n', MONEY('-1.25'))}))",
     "null as 0": count_of(f"{fingerprint('n', 'nothing')} = {fingerprint('n', '0')}"),
 }
 NUMBERS_AND_TIMES = """
     select
         cast(i as integer) as n,
-        timestamp '2024-01-01' + cast(i as integer) * interval '1 second' as moment,
+        -- A million of them all over a year, so that no two are of one second.
+        timestamp '2024-01-01'
+        + cast(cast(i as bigint) * 7919 % 31536000 as integer) * interval '1.000001 second' as moment,
         cast(null as integer) as nothing
     from generate_series(0, 999999) as numbers (i)
 """

@@ -279,11 +279,20 @@ BREAKAGES = {
         ("update {pairs} set other_product_id = product_id where order_id = 13", "pairs are missing"),
         ("update {totals} set is_basket = false where order_id = 13", "pairs are missing"),
         ("update {totals} set products_count = products_count + 1 where order_id = 13", "pairs are missing"),
-        ("update {totals} set products_count = 101 where order_id = 13", "too many products"),
+        ("update {totals} set products_count = 101 where order_id = 13", "too few or too many products"),
+        # A basket without products lacks no pair.
+        (
+            "delete from {pairs} where order_id = 13; update {totals} set products_count = 0 where order_id = 13",
+            "too few or too many products",
+        ),
     ],
     "assert_daily_sales_sum_to_the_facts": [
-        (f"update {{daily}} set {column} = {column} + 1 where date = (select min(date) from {{daily}})", "")
-        for column in ("orders_count", "lines_count", "units_sold", "sales", "shipping", "refunds", "adjustments")
+        *[
+            (f"update {{daily}} set {column} = {column} + 1 where date = (select min(date) from {{daily}})", "")
+            for column in ("orders_count", "lines_count", "units_sold", "sales", "shipping", "refunds", "adjustments")
+        ],
+        ("update {daily} set net_sales = net_sales + 1 where date = (select min(date) from {daily})", ""),
+        ("update {daily} set customers_count = orders_count + 1 where date = (select min(date) from {daily})", ""),
     ],
     "assert_kpis_sum_to_the_facts": [
         ("update {kpis} set orders_count = orders_count + 1 where {day_is} '2024-01-01'", "day"),
