@@ -39,7 +39,7 @@ ROW_HASH = "_sdc_row_hash"
 
 _CHUNK = 1 << 20
 _OVERSIZE_PREFIX = 1000
-_BUFFER_BYTES = 16 << 20
+_BUFFER_BYTES = 8 << 20
 _FETCH_ROWS = 10_000
 _DELIMITERS = ",;\t|:"
 # A value that DuckDB's JSON would not give back as written: trailing zeros, exponents, many digits, nested values.
