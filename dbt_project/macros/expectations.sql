@@ -1,4 +1,4 @@
-{#- What the generic tests (tests/generic) have in common: every row they find says what it breaks, and how many rows do. -#}
+{#- What tests have in common. Every row that a generic one (tests/generic) finds says what it breaks, and how many rows do. -#}
 
 {#- The rows of a model that break any of `expectations`, each {broken: SQL condition, says: SQL of a text}, in one scan: `broken` says
     which of them and with what value, `rows_found` how many rows break any; then the row itself. With `minimum_rows`, a model of fewer
@@ -40,6 +40,17 @@
         on 1 = 1
     where counted.all_rows < {{ minimum_rows }}
     {%- endif -%}
+{%- endmacro %}
+
+{#- An aggregate condition over the rows of both sides of a comparison: of some `key` (column names), one of `missing` (SQL of whole numbers,
+    below 0 for what the other side has) does not sum to 0. Of all keys together, each weighed with a number of its own, so that
+    millions of keys need neither group nor join; which ones differ is to be asked only when this is true (DECISIONS.md). -#}
+{% macro is_unbalanced(missing, key) -%}
+    (
+        {%- for number in missing %}
+        {{ "or " if not loop.first }}coalesce(sum(cast({{ number }} as {{ wide_integer_type() }}) * {{ fingerprint(key) }}), 0) <> 0
+        {%- endfor %}
+    )
 {%- endmacro %}
 
 {#- A value as text for a message. -#}

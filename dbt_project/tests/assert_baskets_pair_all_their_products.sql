@@ -30,16 +30,8 @@ pairs as not materialized (
     from {{ ref('int_products__paired') }}
 ),
 
--- Of each basket nothing is lacking where both sums are 0 whatever number it is weighed with. So
--- millions of them need no group each; which ones differ is asked only when one of these is not.
 compared as (
-    select
-        coalesce(sum(
-            cast(missing_products as {{ wide_integer_type() }}) * {{ fingerprint(['order_id']) }}
-        ), 0) <> 0
-        or coalesce(sum(
-            cast(missing_pairs as {{ wide_integer_type() }}) * {{ fingerprint(['order_id']) }}
-        ), 0) <> 0 as differ
+    select {{ is_unbalanced(['missing_products', 'missing_pairs'], ['order_id']) }} as differ
     from pairs
 ),
 

@@ -41,14 +41,8 @@ lines as not materialized (
     where kind in ('line_without_order', 'negative_line')
 ),
 
--- None is missing where both sums are 0 whatever number a line and its amount are weighed with. So
--- millions of lines need no join; which ones differ is asked only when one of these is not.
 compared as (
-    select
-        coalesce(sum(missing), 0) <> 0
-        or coalesce(sum(missing * {{ fingerprint(['order_line_id', 'amount']) }}), 0) <> 0
-            as differ
-    from lines
+    select {{ is_unbalanced(['missing'], ['order_line_id', 'amount']) }} as differ from lines
 ),
 
 differing as (

@@ -33,25 +33,13 @@ lines as not materialized (
     from {{ ref('int_orders__totalled') }}
 ),
 
-weighed as (
-    select
-        cast(lines_count as {{ wide_integer_type() }}) as lines_count,
-        cast(units as {{ wide_integer_type() }}) as units,
-        cast(amount * 10000 as {{ wide_integer_type() }}) as amount,
-        cast(shipping_cost * 10000 as {{ wide_integer_type() }}) as shipping_cost,
-        {{ fingerprint(['order_id', 'user_id', 'is_purchase', 'ordered_at', 'date_id']) }} as weight
-    from lines
-),
-
--- Of each order nothing is lacking where all sums are 0 whatever number an order is weighed with.
--- So millions of orders need no group each; which ones differ is asked only when a sum is not.
 compared as (
     select
-        coalesce(sum(lines_count * weight), 0) <> 0
-        or coalesce(sum(units * weight), 0) <> 0
-        or coalesce(sum(amount * weight), 0) <> 0
-        or coalesce(sum(shipping_cost * weight), 0) <> 0 as differ
-    from weighed
+        {{ is_unbalanced(
+            ['lines_count', 'units', 'amount * 10000', 'shipping_cost * 10000'],
+            ['order_id', 'user_id', 'is_purchase', 'ordered_at', 'date_id']
+        ) }} as differ
+    from lines
 ),
 
 differing as (

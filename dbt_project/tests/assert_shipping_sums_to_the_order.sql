@@ -45,14 +45,8 @@ shipping as not materialized (
     where kind = 'shipping_without_lines'
 ),
 
--- Of each order nothing is missing where the sum of all is 0 whatever number an order is weighed
--- with. So millions of orders need no group each; which ones differ is asked only when that is not.
 compared as (
-    select
-        coalesce(sum(
-            cast(missing * 10000 as {{ wide_integer_type() }}) * {{ fingerprint(['order_id']) }}
-        ), 0) <> 0 as differ
-    from shipping
+    select {{ is_unbalanced(['missing * 10000'], ['order_id']) }} as differ from shipping
 ),
 
 differing as (
