@@ -161,7 +161,7 @@ def view_file(
             with _open(path, config.encoding) as file:
                 header = _checked_columns(_header(_CsvRecords(file, config, max_line_bytes)), config, spelling)
             columns = [name for name in header if name not in deselected]
-            query = _csv_sql(path, header, columns, config, max_line_bytes)
+            query = _csv_sql(path, header, columns, config, max_line_bytes, in_parts=True)
             is_exact = pool.submit(_is_regular, path, config, max_line_bytes, given_up)
         elif config.format == "parquet":
             columns, query = _parquet_sql(con, path, config, spelling, deselected)
@@ -287,15 +287,16 @@ def _read_csv(
         header = _checked_columns(_header(_CsvRecords(file, config, max_line_bytes)), config, spelling)
     columns = [name for name in header if name not in deselected]
     regular = _is_regular(path, config, max_line_bytes)
-    if regular:
+    for in_parts in (True, False) if regular else ():
         try:
-            _load_csv(con, path, header, columns, config, max_line_bytes)
+            _load_csv(con, path, header, columns, config, max_line_bytes, in_parts=in_parts)
             return columns
         except duckdb.Error:
-            # A broken line somewhere; the sift finds out which, and keeps its text.
-            pass
+            # Quoted texts deceived a thread that began amid them; or a line is broken: the sift finds out which, and
+            # keeps its text.
+            continue
     clean = sift.csv(header)
-    _load_csv(con, clean, [LINE_NUMBER, *header], columns, config, max_line_bytes)
+    _load_csv(con, clean, [LINE_NUMBER, *header], columns, config, max_line_bytes, in_parts=False)
     sift.load_rejects(con)
     return columns
 
@@ -307,10 +308,13 @@ def _load_csv(
     columns: Sequence[str],
     config: FileStreamConfig,
     max_line_bytes: int,
+    *,
+    in_parts: bool,
 ) -> None:
     numbered = header[0] == LINE_NUMBER
     line_number = f"cast({LINE_NUMBER} as bigint)" if numbered else "row_number() over ()"
-    source = _csv_sql(path, header, [*columns, LINE_NUMBER] if numbered else columns, config, max_line_bytes)
+    read = [*columns, LINE_NUMBER] if numbered else columns
+    source = _csv_sql(path, header, read, config, max_line_bytes, in_parts=in_parts)
     con.execute(
         f"create or replace temp table {RECORDS} as"
         f" select {_select(columns)} {line_number} as {LINE_NUMBER}, {row_hash_sql(columns)} as {ROW_HASH}"
@@ -319,16 +323,25 @@ def _load_csv(
 
 
 def _csv_sql(
-    path: Path, header: Sequence[str], columns: Sequence[str], config: FileStreamConfig, max_line_bytes: int
+    path: Path,
+    header: Sequence[str],
+    columns: Sequence[str],
+    config: FileStreamConfig,
+    max_line_bytes: int,
+    *,
+    in_parts: bool,
 ) -> str:
-    """A query for columns of a CSV file, which has the columns `header`, with a header line or as the sift wrote it."""
+    """A query for columns of a CSV file, which has the columns `header`, with a header line or as the sift wrote it.
+
+    `in_parts` is whether DuckDB's threads each read parts of it. They guess where a record begins in theirs, and quoted
+    texts with line ends, quotes and commas may deceive them; the query then fails.
+    """
     numbered = header[0] == LINE_NUMBER
     types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in header)
     # In a file of one column DuckDB makes a null of a blank line, which is no record.
     # The sift ends records with \n; left to itself, DuckDB may take a \r inside quotes for the line end.
-    # Nor does it always find where a record begins that a part of the file, read by a thread of its own, cuts in two:
-    # quoted texts with line ends and quotes deceive it. The first reading then fails; this one is not in parts.
-    new_line = ", new_line = '\\n', parallel = false" if numbered else ""
+    new_line = ", new_line = '\\n'" if numbered else ""
+    parallel = "" if in_parts else ", parallel = false"
     where = f" where {identifier(header[0])} is not null" if len(header) == 1 else ""
     # Room for the record's number that the sift puts before it.
     line_size = max_line_bytes + 32
@@ -339,7 +352,7 @@ def _csv_sql(
         f"select {', '.join(map(identifier, columns)) or 'null as nothing'}"
         f" from read_csv({literal(str(path))}, columns = {{{types}}}, auto_detect = false, header = {not numbered},"
         f" delim = {literal(config.delimiter)}, quote = '\"', escape = '\"', allow_quoted_nulls = false,"
-        f" max_line_size = {line_size}, buffer_size = {buffer_size}, strict_mode = true{new_line}){where}"
+        f" max_line_size = {line_size}, buffer_size = {buffer_size}, strict_mode = true{new_line}{parallel}){where}"
     )
 
 
