@@ -77,14 +77,21 @@ def load() -> Settings:
 
     Raises UserError for an engine that there is not.
     """
-    shop = os.environ.get("WAREHOUSE_SHOP") or DEFAULT_SHOP
-    default_home = ".warehouse" if shop == DEFAULT_SHOP else f".warehouse-{shop}"
-    home = _absolute(os.environ.get("WAREHOUSE_HOME") or default_home)
     data = os.environ.get("WAREHOUSE_DATA")
     engine = os.environ.get("WAREHOUSE_ENGINE") or DUCKDB
     if engine not in (DUCKDB, POSTGRES):
         raise UserError(f"WAREHOUSE_ENGINE is {engine}: set it to {DUCKDB} or {POSTGRES}, or leave it unset")
-    return Settings(shop=shop, home=home, data=_absolute(data) if data else home / "source", engine=engine)
+    return Settings(shop=_shop(), home=home(), data=_absolute(data) if data else home() / "source", engine=engine)
+
+
+def home() -> Path:
+    """The folder of this warehouse, whatever its engine."""
+    default = ".warehouse" if _shop() == DEFAULT_SHOP else f".warehouse-{_shop()}"
+    return _absolute(os.environ.get("WAREHOUSE_HOME") or default)
+
+
+def _shop() -> str:
+    return os.environ.get("WAREHOUSE_SHOP") or DEFAULT_SHOP
 
 
 def run_id() -> str | None:

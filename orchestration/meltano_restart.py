@@ -8,11 +8,16 @@ of its commands; `.env` comes too late for them.
 It also keeps two first runs apart, which would both make Meltano's database and break each other, and gives the run its
 id where all of its commands can see it: Meltano keeps the one that it makes itself to itself (docs/contracts.md, "Run
 history").
+
+And it moves Meltano's own folder (runs, scratch files) into the warehouse's home. Below the project, two runs for two
+warehouses would share the files in which Meltano hands a tap its catalog and its state, and one would extract by the
+state of the other. Meltano takes the variable up when it activates an environment, as it does for all that runs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import sqlite3
@@ -20,9 +25,10 @@ import uuid
 from pathlib import Path
 from typing import IO
 
+from meltano.core.error import MeltanoError
 from meltano.core.setting_definition import SettingDefinition
 
-from ingestion.settings import PROJECT_ROOT
+from ingestion.settings import home
 
 VARIABLE = "MELTANO_RUN_FORCE"
 
@@ -35,8 +41,12 @@ setting = SettingDefinition(
 )
 
 
+#: Where Meltano keeps what it remembers of runs, and hands its plugins their files.
+FOLDER = "MELTANO_SYS_DIR_ROOT"
+
+
 def _database() -> Path:
-    return Path(os.environ.get("MELTANO_SYS_DIR_ROOT") or PROJECT_ROOT / ".meltano") / "meltano.db"
+    return Path(os.environ[FOLDER]) / "meltano.db"
 
 
 def remembers_a_run() -> bool | None:
@@ -52,9 +62,7 @@ def remembers_a_run() -> bool | None:
 
 def hold_first_start() -> IO[str] | None:
     """Wait for another process that makes the database; the lock of this one if it is to make it, else None."""
-    file = _database().with_name("first_start.lock")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lock = file.open("w")
+    lock = _database().with_name("first_start.lock").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
     if remembers_a_run() is None:
         return lock
@@ -63,6 +71,17 @@ def hold_first_start() -> IO[str] | None:
 
 
 os.environ.setdefault("MELTANO_RUN_ID", str(uuid.uuid4()))
+if not os.environ.get(FOLDER):
+    os.environ[FOLDER] = str(home() / "meltano")
+try:
+    _database().parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(_database().parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+except OSError as error:
+    raise MeltanoError(
+        f"{_database().parent} is no folder to write to: {error.strerror}",
+        "Set WAREHOUSE_HOME to one that is",
+    ) from error
 
 # With a database elsewhere (`MELTANO_DATABASE_URI`) nothing is known of it.
 if "MELTANO_DATABASE_URI" in os.environ:

@@ -25,7 +25,7 @@ SHOP = ("--seed", "3", "--lines", "3000", "--days", "90")
 def pipeline(server_folder: Path, request: pytest.FixtureRequest) -> Iterator[Pipeline]:
     """A warehouse whose home the server's user can reach; its services are stopped at the end."""
     home = server_folder / request.node.name
-    pipeline = Pipeline(home, extra_env={"MELTANO_SYS_DIR_ROOT": str(home / "meltano")})
+    pipeline = Pipeline(home)
     yield pipeline
     services(pipeline, "down")
     shutil.rmtree(home, ignore_errors=True)

@@ -62,7 +62,6 @@ def meltano(postgres, tmp_path):
     environment |= {
         "WAREHOUSE_HOME": str(home),
         "WAREHOUSE_SHOP": "demo_shop",
-        "MELTANO_SYS_DIR_ROOT": str(home / "meltano"),
     }
     return source, Meltano("tap-postgres", project(tmp_path / "project", source), environment, home / "logs"), home
 

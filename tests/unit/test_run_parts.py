@@ -237,21 +237,39 @@ def test_singer_state_is_kept_in_the_home_and_replaced_whole(own_home: Path) -> 
     assert store.get_state_ids() == []
 
 
-def test_meltano_finds_the_state_backend(own_home: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).parent / "meltano"),
-            "state",
-            "set",
-            "--force",
-            "dev:x",
-            '{"singer_state": {"a": 1}}',
-        ],
+def meltano(own_home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of Meltano's for the warehouse at `own_home`, as a user types it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MELTANO_")}
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "meltano"), *arguments],
         cwd=ROOT,
-        env=os.environ | {"MELTANO_SYS_DIR_ROOT": str(tmp_path / "meltano"), "XDG_STATE_HOME": str(tmp_path)},
+        env=environment | {"XDG_STATE_HOME": str(own_home.parent)},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_meltano_finds_the_state_backend(own_home: Path) -> None:
+    done = meltano(own_home, "state", "set", "--force", "dev:x", '{"singer_state": {"a": 1}}')
     assert done.returncode == 0, done.stderr
     assert [file.name for file in (own_home / "meltano" / "state").glob("*.json")] == ["dev%3Ax.json"]
+
+
+def test_what_meltano_hands_its_plugins_is_of_one_home(own_home: Path) -> None:
+    """Catalog and state of a tap are files of one name: two warehouses that are loaded at once must not share them."""
+    (own_home / "source").mkdir(parents=True)
+    done = meltano(own_home, "invoke", "--dump=catalog", "tap-files")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["streams"]
+    catalog = own_home / "meltano" / "run" / "tap-files" / "tap.properties.json"
+    assert json.loads(catalog.read_text()) == json.loads(done.stdout)
+    assert (own_home / "meltano" / "meltano.db").exists()
+
+
+def test_a_home_that_cannot_be_written_is_said_in_one_line(own_home: Path) -> None:
+    own_home.write_text("no folder")
+    done = meltano(own_home, "run", "ingest")
+    assert done.returncode == 1
+    assert f"{own_home}/meltano is no folder to write to: Not a directory. Set WAREHOUSE_HOME to one" in done.stderr
+    assert "Traceback" not in done.stderr
