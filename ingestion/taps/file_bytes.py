@@ -1,17 +1,26 @@
-"""One look at all bytes of a CSV file: are they what DuckDB reads exactly?"""
+"""One look at all bytes of a CSV file: does DuckDB read it exactly, and how?"""
 
 from __future__ import annotations
 
 import codecs
 import threading
 from concurrent.futures import CancelledError
+from enum import Enum
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
 _READ_BYTES = 1 << 20
-_BLANK, _QUOTE = ord(" "), ord('"')
+_LINE_END, _QUOTE = ord("\n"), ord('"')
+
+
+class Shape(Enum):
+    """What DuckDB makes of a file's bytes."""
+
+    IRREGULAR = "something else than they say, or an error"
+    MULTILINE = "its records, if one thread reads from the start to the end: some texts hold line ends"
+    LINES = "its records, also where threads begin in the midst: every line is a record"
 
 
 class Bytes(Protocol):
@@ -46,11 +55,12 @@ def read_to_end(file: Bytes) -> None:
         pass
 
 
-def is_regular(file: Bytes, mark: bytes, max_line_bytes: int) -> bool:
-    r"""Whether a file of UTF-8 is CSV that DuckDB reads as it is; reads it to its end. Raises OSError.
+def shape_of(file: Bytes, mark: bytes, max_line_bytes: int) -> Shape:
+    r"""What DuckDB makes of a file of UTF-8; reads it to its end. Raises OSError.
 
-    No NUL, no longer line, every line with the same end (\n or \r\n), the first one not empty, and no blanks between
-    a delimiter and a quote.
+    Regular is a file without NUL and longer lines, whose lines all end the same (\n or \r\n), the first one not empty,
+    and whose quotes stand at the edges of fields or are doubled. Of others DuckDB makes something without a word: of a
+    quote that is never closed it makes one value of all that follows.
     """
     look = _Look(mark, max_line_bytes)
     # The lines stand between two line ends, so that every byte of theirs has neighbours; the buffer is used again and
@@ -70,12 +80,12 @@ def is_regular(file: Bytes, mark: bytes, max_line_bytes: int) -> bool:
         after = buffer.rfind(b"\n", 1, end) + 1
         if end - max(after, 1) > max_line_bytes or (after and not look.at_lines(buffer, after)):
             read_to_end(file)
-            return False
+            return Shape.IRREGULAR
         if after:
             buffer[1 : 1 + end - after] = buffer[after:end]
             end = 1 + end - after
         if not count:
-            return look.at_last(buffer, end)
+            return look.shape() if look.at_last(buffer, end) else Shape.IRREGULAR
 
 
 class _Look:
@@ -85,9 +95,16 @@ class _Look:
         self.is_first = True
         self._has_returns = False
         self._limit = max_line_bytes
-        self._quotes = 0
+        self._is_quoted = 0
+        self._has_quoted_line_ends = False
         self._edge = np.zeros(256, bool)
-        self._edge[[ord("\r"), ord("\n"), *mark]] = True
+        self._edge[[ord("\r"), _LINE_END, _QUOTE, *mark]] = True
+
+    def shape(self) -> Shape:
+        """What was seen, when all was."""
+        if self._is_quoted:
+            return Shape.IRREGULAR
+        return Shape.MULTILINE if self._has_quoted_line_ends else Shape.LINES
 
     def at_lines(self, buffer: bytearray, end: int) -> bool:
         r"""Look at whole lines, `buffer[1:end]`; before and after them there is a \n."""
@@ -101,9 +118,9 @@ class _Look:
         text = np.frombuffer(buffer, np.uint8, end)
         return (
             self._lines_end_alike(buffer, text)
-            and (end <= self._limit or bool(np.diff(np.flatnonzero(text == ord("\n"))).max() <= self._limit + 1))
+            and (end <= self._limit or bool(np.diff(np.flatnonzero(text == _LINE_END)).max() <= self._limit + 1))
             and _is_utf8(buffer, end)
-            and not self._blanks_at_quotes(text)
+            and self._quotes_are_at_edges(text)
         )
 
     def at_last(self, buffer: bytearray, end: int) -> bool:
@@ -121,41 +138,21 @@ class _Look:
             return buffer.find(b"\r", 1, len(text)) < 0
         return bool(np.array_equal(text[1:-1] == ord("\r"), text[2:] == ord("\n"))) and text[1] != ord("\n")
 
-    def _blanks_at_quotes(self, text: np.ndarray) -> bool:
-        """Whether blanks stand between a delimiter and a quote, outside of quotes: DuckDB takes those away.
+    def _quotes_are_at_edges(self, text: np.ndarray) -> bool:
+        """Whether each quote opens a field or closes one, or is one of two beside each other; notes quoted line ends.
 
-        What is inside is told by the number of quotes before it, in the file and in the line; where these disagree, the
-        answer is yes.
+        Then every second one closes what the one before it opened.
         """
         quotes = np.flatnonzero(text == _QUOTE)
-        before = self._quotes
-        self._quotes += len(quotes)
-        opening = np.flatnonzero(text[quotes - 1] == _BLANK)
-        closing = np.flatnonzero(text[quotes + 1] == _BLANK)
-        if len(opening):
-            opening = opening[self._edge[text[_beyond_blanks(text, quotes[opening], -1)]]]
-        if len(closing):
-            found = text[_beyond_blanks(text, quotes[closing], 1)]
-            closing = closing[self._edge[found] | (found == _QUOTE)]
-        if not len(opening) and not len(closing):
-            return False
-        lines = np.flatnonzero(text == ord("\n"))
-        for at, closes in ((opening, 0), (closing, 1)):
-            starts = lines[np.searchsorted(lines, quotes[at]) - 1]
-            in_line = at - np.searchsorted(quotes, starts)
-            if np.any((before + at) % 2 == closes) or np.any(in_line % 2 == closes):
-                return True
-        return False
-
-
-def _beyond_blanks(text: np.ndarray, at: np.ndarray, step: int) -> np.ndarray:
-    """Where the blanks beside each place end."""
-    found = at + step
-    blank = np.flatnonzero(text[found] == _BLANK)
-    while len(blank):
-        found[blank] += step
-        blank = blank[text[found[blank]] == _BLANK]
-    return found
+        before = self._is_quoted
+        if not len(quotes):
+            return True
+        self._is_quoted = (before + len(quotes)) % 2
+        line_ends = np.flatnonzero(text[1:] == _LINE_END) + 1
+        if np.any((before + np.searchsorted(quotes, line_ends)) % 2):
+            self._has_quoted_line_ends = True
+        opening, closing = quotes[before::2], quotes[1 - before :: 2]
+        return bool(self._edge[text[opening - 1]].all() and self._edge[text[closing + 1]].all())
 
 
 def _is_utf8(buffer: bytearray, end: int) -> bool:

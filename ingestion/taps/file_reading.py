@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from ingestion.errors import UserError
 from ingestion.lake import first_line, identifier, literal, row_hash_sql
-from ingestion.taps.file_bytes import Until, is_regular, read_to_end
+from ingestion.taps.file_bytes import Shape, Until, read_to_end, shape_of
 from ingestion.taps.file_config import FileStreamConfig
 
 RECORDS = "records"
@@ -41,6 +41,7 @@ _CHUNK = 1 << 20
 _OVERSIZE_PREFIX = 1000
 _BUFFER_BYTES = 8 << 20
 _FETCH_ROWS = 10_000
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _DELIMITERS = ",;\t|:"
 # A value that DuckDB's JSON would not give back as written: trailing zeros, exponents, many digits, nested values.
 _INEXACT_JSON = re.compile(
@@ -161,8 +162,11 @@ def view_file(
             with _open(path, config.encoding) as file:
                 header = _checked_columns(_header(_CsvRecords(file, config, max_line_bytes)), config, spelling)
             columns = [name for name in header if name not in deselected]
-            query = _csv_sql(path, header, columns, config, max_line_bytes, in_parts=True)
-            is_exact = pool.submit(_is_regular, path, config, max_line_bytes, given_up)
+            # A short file has no parts that threads could begin in.
+            in_parts = path.suffix in _COMPRESSIONS or path.stat().st_size > _BUFFER_BYTES
+            query = _csv_sql(path, header, columns, config, max_line_bytes, in_parts=in_parts)
+            exact = (Shape.LINES,) if in_parts else (Shape.LINES, Shape.MULTILINE)
+            is_exact = pool.submit(lambda: _shape(path, config, max_line_bytes, given_up) in exact)
         elif config.format == "parquet":
             columns, query = _parquet_sql(con, path, config, spelling, deselected)
             is_exact = pool.submit(lambda: True)
@@ -286,15 +290,14 @@ def _read_csv(
     with _open(path, config.encoding) as file:
         header = _checked_columns(_header(_CsvRecords(file, config, max_line_bytes)), config, spelling)
     columns = [name for name in header if name not in deselected]
-    regular = _is_regular(path, config, max_line_bytes)
-    for in_parts in (True, False) if regular else ():
+    shape = _shape(path, config, max_line_bytes)
+    if shape is not Shape.IRREGULAR:
         try:
-            _load_csv(con, path, header, columns, config, max_line_bytes, in_parts=in_parts)
+            _load_csv(con, path, header, columns, config, max_line_bytes, in_parts=shape is Shape.LINES)
             return columns
         except duckdb.Error:
-            # Quoted texts deceived a thread that began amid them; or a line is broken: the sift finds out which, and
-            # keeps its text.
-            continue
+            # A record with too few fields somewhere, or too many; the sift finds out which, and keeps its text.
+            pass
     clean = sift.csv(header)
     _load_csv(con, clean, [LINE_NUMBER, *header], columns, config, max_line_bytes, in_parts=False)
     sift.load_rejects(con)
@@ -333,8 +336,8 @@ def _csv_sql(
 ) -> str:
     """A query for columns of a CSV file, which has the columns `header`, with a header line or as the sift wrote it.
 
-    `in_parts` is whether DuckDB's threads each read parts of it. They guess where a record begins in theirs, and quoted
-    texts with line ends, quotes and commas may deceive them; the query then fails.
+    `in_parts` is whether DuckDB's threads each read parts of it. They guess where a record begins in theirs; where
+    quoted texts hold line ends, they may be wrong, and the query fails or gives other records than there are.
     """
     numbered = header[0] == LINE_NUMBER
     types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in header)
@@ -360,19 +363,17 @@ def _select(columns: Sequence[str]) -> str:
     return "".join(f"{identifier(name)}, " for name in columns)
 
 
-def _is_regular(
-    path: Path, config: FileStreamConfig, max_line_bytes: int, given_up: threading.Event | None = None
-) -> bool:
-    """Read the whole file once: is it what DuckDB reads exactly?
+def _shape(path: Path, config: FileStreamConfig, max_line_bytes: int, given_up: threading.Event | None = None) -> Shape:
+    """Read the whole file once: what does DuckDB make of it?
 
     Raises OSError for damaged compression, and CancelledError soon after `given_up` is set.
     """
     with _decompressed(path) as decompressed:
         file = Until(decompressed, given_up or threading.Event())
         if codecs.lookup(config.encoding).name == "utf-8":
-            return is_regular(file, config.delimiter.encode(), max_line_bytes)
+            return shape_of(file, config.delimiter.encode(), max_line_bytes)
         read_to_end(file)
-        return False
+        return Shape.IRREGULAR
 
 
 class _CsvRecords:
@@ -791,7 +792,7 @@ class _Recoded:
 
 def _decompressed(path: Path) -> pa.NativeFile | io.FileIO:
     """The decompressed bytes of a file. Reading raises OSError where compression is damaged or cut off."""
-    compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+    compression = _COMPRESSIONS.get(path.suffix)
     # Arrow's reader, because it checks frames and checksums to the end.
     return pa.input_stream(str(path), compression=compression) if compression else io.FileIO(path)
 

@@ -161,13 +161,13 @@ def test_what_ends_the_taking_up_of_a_file_does_not_wait_until_the_file_is_read(
         raise SystemExit(1)  # As the tap does at a signal.
 
     watch(files, "sha256_of")
-    watch(file_reading, "_is_regular")
+    watch(file_reading, "_shape")
     monkeypatch.setattr(files, "write_at_once", end)
     shop = Shop(tmp_path)
     os.truncate(shop.put("1.csv", "a,b\n1,x\n"), 4 << 30)  # A hole, which takes seconds to read and no room.
     with pytest.raises(SystemExit):
         shop.run()
-    assert sorted(given_up) == ["_is_regular", "sha256_of"]
+    assert sorted(given_up) == ["_shape", "sha256_of"]
     assert shop.batches == []
 
 

@@ -259,14 +259,14 @@ def test_an_over_long_line_goes_to_quarantine_shortened(shop):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(
-    ("quoted", "is_sifted"),
+    "quoted",
     [
-        ("Nice shop, quick\nwould buy again, 5 stars\n", False),
-        # With blanks at quotes, which DuckDB is not trusted with.
-        ('some words, and "quotes" \n second line,with,commas\n"third" ', True),
+        "Nice shop, quick\nwould buy again, 5 stars\n",
+        'some words, and "quotes" \n second line,with,commas\n"third" ',
     ],
 )
-def test_quoted_line_ends_wherever_a_part_of_the_file_ends(shop, monkeypatch, seed, quoted, is_sifted):
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_quoted_line_ends_wherever_a_part_of_the_file_ends(shop, monkeypatch, seed, quoted, is_broken):
     """DuckDB's threads guess where records begin; texts that look like records must not deceive them.
 
     Nor must a valid file that deceives them be sifted line by line, which is many times slower.
@@ -284,10 +284,50 @@ def test_quoted_line_ends_wherever_a_part_of_the_file_ends(shop, monkeypatch, se
     writer = csv.DictWriter(content, ["id", "name"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
+    if is_broken:
+        content.write("2000,one,too many\n")
     shop.put("1.csv", content.getvalue())
     assert shop.run(max_line_bytes=5000).faults == []
     assert shop.data_rows() == rows
-    assert bool(sifted) == is_sifted
+    assert (len(sifted), len(quarantined(shop))) == ((1, 1) if is_broken else (0, 0))
+
+
+def test_a_text_of_lines_that_look_like_records_does_not_move_the_border_of_a_part(shop, monkeypatch):
+    """Of such a file DuckDB's threads read other records than there are, and say nothing."""
+    monkeypatch.setattr(file_reading, "_BUFFER_BYTES", 1)
+    limit = 2000
+    part = 2 * (limit + 32)  # The size of a buffer.
+    rows = []
+    for number, before in enumerate(range(1, 60, 2), start=100):
+        records = [(f"{number}{row:05}", "plain", "p" * 40) for row in range(part // 60 - 1)]
+        start = len("id,name,c\n") + sum(len(",".join(record)) + 1 for record in records)
+        records += [
+            (f"{number}80000", "plain", "p" * (part - start - before - 16)),
+            (f"{number}90042", None, "1,2\n1,2\n1,2\n"),
+            (f"{number}90043", "plain", None),
+            (f"{number}90044", "plain", "plain"),
+            (f"{number}90045", "plain", ",,longer words of text longer words of text "),
+            (f"{number}90046", "plain", "x"),
+        ]
+        content = io.StringIO()
+        csv.writer(content, lineterminator="\n").writerows([("id", "name", "c"), *records])
+        assert abs(content.getvalue().index('"1,2') - part) < 90
+        shop.put(f"{number}.csv", content.getvalue())
+        rows += [dict(zip(("id", "name", "c"), record, strict=True)) for record in records]
+    assert shop.run(max_line_bytes=limit).faults == []
+    assert sorted(shop.data_rows(), key=lambda row: row["id"]) == rows
+
+
+@pytest.mark.parametrize("buffer", [1, file_reading._BUFFER_BYTES])
+@pytest.mark.parametrize("after", [0, 3, 5000])
+def test_a_quote_that_is_never_closed_costs_its_own_line_only(shop, monkeypatch, buffer, after):
+    monkeypatch.setattr(file_reading, "_BUFFER_BYTES", buffer)
+    lines = [f"{number},name {number}" for number in range(1000 + after)]
+    shop.put("1.csv", "\n".join(["id,name", *lines[:1000], '1000000,"open', *lines[1000:]]) + "\n")
+    assert shop.run(max_line_bytes=5000).faults == []
+    assert [(line, payload) for line, _, payload in quarantined(shop)] == [(1001, {"line": '1000000,"open'})]
+    assert [f"{row['id']},{row['name']}" for row in shop.data_rows()] == lines
+    shop.assert_counted()
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ingestion.lake import connect
 from ingestion.taps import file_bytes
-from ingestion.taps.file_bytes import is_regular
+from ingestion.taps.file_bytes import Shape, shape_of
 from ingestion.taps.file_config import FileStreamConfig
 from ingestion.taps.file_rules import broken_sql
 from ingestion.taps.file_sure import unsure_columns
@@ -111,16 +111,18 @@ def test_a_nul_is_unsure_where_bytes_do_not_show_it():
 )
 def test_pieces_make_no_difference(parts, size, mark):
     content = ("\ufeff" * mark + "".join(parts)).encode()
-    whole = is_regular(io.BytesIO(content), b",", 20)
+    whole = shape_of(io.BytesIO(content), b",", 20)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(file_bytes, "_READ_BYTES", size)
-        assert is_regular(io.BytesIO(content), b",", 20) == whole
+        assert shape_of(io.BytesIO(content), b",", 20) is whole
 
 
 @pytest.mark.parametrize("size", [8, 64])
 def test_a_quote_that_was_opened_in_an_earlier_piece_counts(monkeypatch, size):
     monkeypatch.setattr(file_bytes, "_READ_BYTES", size)
-    assert not is_regular(io.BytesIO(b'"x\nb", "c"\n'), b",", 20)
+    assert shape_of(io.BytesIO(b'"x\nb",c\n'), b",", 20) is Shape.MULTILINE
+    assert shape_of(io.BytesIO(b'"x\nb",c"\n'), b",", 20) is Shape.IRREGULAR
+    assert shape_of(io.BytesIO(b'"x\n\n\nb\nc'), b",", 20) is Shape.IRREGULAR
 
 
 @pytest.mark.parametrize("content", [b"\r\n\xff", b"a\n" * 50 + b"\0" + b"b\n" * 50, b"a" * 100])
@@ -128,5 +130,5 @@ def test_a_file_is_read_to_its_end_whatever_is_found(monkeypatch, content):
     # Damage of its compression shows only there.
     monkeypatch.setattr(file_bytes, "_READ_BYTES", 16)
     file = io.BytesIO(content)
-    assert not is_regular(file, b",", 20)
+    assert shape_of(file, b",", 20) is Shape.IRREGULAR
     assert file.read() == b""

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from ingestion.lake import connect
 from ingestion.taps import file_reading
+from ingestion.taps.file_bytes import Shape
 from ingestion.taps.file_config import FileStreamConfig
-from ingestion.taps.file_reading import FileFault, _is_regular, _json_fields, header_columns, read_file
+from ingestion.taps.file_reading import FileFault, _json_fields, _shape, header_columns, read_file
 
 TEXT = st.text(st.sampled_from(" \",;\n\r\t'xé1.0\\#"), max_size=6)
 FIELD = st.one_of(st.none(), TEXT)
@@ -72,13 +73,21 @@ def test_every_line_is_a_record_or_a_reject(records):
     assert rejects == [{"line": "x,y,z"}] * records.count(None)
 
 
+def shape(path, content):
+    path.write_bytes(content)
+    return _shape(path, FileStreamConfig(name="s", path="*", format="csv"), 1000)
+
+
 @pytest.mark.parametrize(
-    "text", ["a,b\n1,x\n", "a,b\r\n1,x\r\n", 'a,b\n1,"x, "\n2,"y "\n', 'a,b\n"x\n1",é\n', "a,b\n1,x"]
+    "text", ["a,b\n1,x\n", "a,b\r\n1,x\r\n", 'a,b\n1,"x, "\n2,"y "\n3,"a ""b"", c"\n', 'a,b\n"",""""\n', "a,b\n1,x"]
 )
 def test_ordinary_files_take_the_direct_way(tmp_path, text):
-    path = tmp_path / "file"
-    path.write_bytes(text.encode())
-    assert _is_regular(path, FileStreamConfig(name="s", path="*", format="csv"), 1000)
+    assert shape(tmp_path / "file", text.encode()) is Shape.LINES
+
+
+@pytest.mark.parametrize("text", ['a,b\n"x\n1",é\n', 'a,b\n1,"\n"\n', 'a,b\r\n1,"x\r\n""y"""\r\n'])
+def test_quoted_line_ends_are_noticed(tmp_path, text):
+    assert shape(tmp_path / "file", text.encode()) is Shape.MULTILINE
 
 
 @pytest.mark.parametrize(
@@ -91,23 +100,31 @@ def test_ordinary_files_take_the_direct_way(tmp_path, text):
         b'a,b\n1, "x"\n',
         b'a,b\n1,"x" \n',
         b'a,b\n"a" "b",1\n',
+        b'a,b\n1,"x\n2,y\n',
+        b'a,b\n1,x"\n2,"y\n',
+        b'a,b\n1,"x"y"\n2,"z"\n',
+        b'a,b\n1,5" wide\n',
         b"\na,b\n",
         b"a,b\n1," + b"x" * 1000 + b"\n",
         b"a,b\n1,x\n2," + b"x" * 1000,
     ],
 )
 def test_what_duckdb_would_change_takes_the_sift(tmp_path, content):
-    path = tmp_path / "file"
-    path.write_bytes(content)
-    assert not _is_regular(path, FileStreamConfig(name="s", path="*", format="csv"), 1000)
+    assert shape(tmp_path / "file", content) is Shape.IRREGULAR
 
 
 def test_both_ways_agree(monkeypatch):
-    content = b'a,b\n1,"x, "\n2,\n3,""\n4,"y\nz"\n5,it\'s 5" wide\n'
-    direct = read(content)
-    monkeypatch.setattr(file_reading, "_is_regular", lambda *_: False)
+    content = b'a,b\n1,"x, "\n2,\n3,""\n4,"y\nz"\n'
+    with monkeypatch.context() as patch:
+        patch.delattr(file_reading._Sift, "csv")
+        direct = read(content)
+    monkeypatch.setattr(file_reading, "_shape", lambda *_: Shape.IRREGULAR)
     assert read(content) == direct
-    assert direct[0] == [("1", "x, "), ("2", None), ("3", ""), ("4", "y\nz"), ("5", "it's 5\" wide")]
+    assert direct[0] == [("1", "x, "), ("2", None), ("3", ""), ("4", "y\nz")]
+
+
+def test_a_quote_amid_a_text_is_a_letter():
+    assert read(b"a,b\n5,it's 5\" wide\n")[0] == [("5", "it's 5\" wide")]
 
 
 def test_all_line_ends_end_lines():
