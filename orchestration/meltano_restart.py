@@ -9,9 +9,10 @@ It also keeps two first runs apart, which would both make Meltano's database and
 id where all of its commands can see it: Meltano keeps the one that it makes itself to itself (docs/contracts.md, "Run
 history").
 
-And it moves Meltano's own folder (runs, scratch files) into the warehouse's home. Below the project, two runs for two
-warehouses would share the files in which Meltano hands a tap its catalog and its state, and one would extract by the
-state of the other. Meltano takes the variable up when it activates an environment, as it does for all that runs.
+And it moves Meltano's own folder (runs, scratch files) and its logs into the warehouse's home. Below the project, two
+runs for two warehouses would share the files in which Meltano hands a tap its catalog and its state, and one would
+extract by the state of the other. Meltano has read the variable when it loads an add-on, so its project is made to read
+it again before any command sees it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import IO
 
 from meltano.core.error import MeltanoError
+from meltano.core.project import Project
 from meltano.core.setting_definition import SettingDefinition
 
 from ingestion.settings import home
@@ -73,6 +75,15 @@ def hold_first_start() -> IO[str] | None:
 os.environ.setdefault("MELTANO_RUN_ID", str(uuid.uuid4()))
 if not os.environ.get(FOLDER):
     os.environ[FOLDER] = str(home() / "meltano")
+    _activate = Project.activate
+
+    def _activate_there(project: Project) -> None:
+        project.refresh()
+        _activate(project)
+
+    Project.activate = staticmethod(_activate_there)
+# Logs of runs, which hold what taps say of the shop's data: else in the user's own folder, beside other projects'.
+os.environ.setdefault("XDG_STATE_HOME", os.environ[FOLDER])
 try:
     _database().parent.mkdir(parents=True, exist_ok=True)
     if not os.access(_database().parent, os.W_OK):

@@ -201,8 +201,6 @@ class Run:
             "WAREHOUSE_SHOP": self.home.shop,
             "WAREHOUSE_HOME": str(self.home.home),
             "WAREHOUSE_DATA": str(self.home.data),
-            # What Meltano would keep in the user's folders.
-            "XDG_STATE_HOME": str(self.home.home / "meltano"),
             "DBT_PROJECT_DIR": str(PROJECT_ROOT / "dbt_project"),
             "DBT_PROFILES_DIR": str(PROJECT_ROOT / "dbt_project"),
             "DBT_USE_COLORS": "false",

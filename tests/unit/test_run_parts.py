@@ -239,11 +239,11 @@ def test_singer_state_is_kept_in_the_home_and_replaced_whole(own_home: Path) -> 
 
 def meltano(own_home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A command of Meltano's for the warehouse at `own_home`, as a user types it."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MELTANO_")}
+    others = ("MELTANO_", "XDG_")
     return subprocess.run(
         [str(Path(sys.executable).parent / "meltano"), *arguments],
         cwd=ROOT,
-        env=environment | {"XDG_STATE_HOME": str(own_home.parent)},
+        env={name: value for name, value in os.environ.items() if not name.startswith(others)},
         capture_output=True,
         text=True,
         check=False,
@@ -256,14 +256,24 @@ def test_meltano_finds_the_state_backend(own_home: Path) -> None:
     assert [file.name for file in (own_home / "meltano" / "state").glob("*.json")] == ["dev%3Ax.json"]
 
 
-def test_what_meltano_hands_its_plugins_is_of_one_home(own_home: Path) -> None:
+@pytest.mark.parametrize("environment", [("--environment=dev",), (), ("--no-environment",)])
+def test_what_meltano_hands_its_plugins_is_of_one_home(own_home: Path, environment: tuple[str, ...]) -> None:
     """Catalog and state of a tap are files of one name: two warehouses that are loaded at once must not share them."""
     (own_home / "source").mkdir(parents=True)
-    done = meltano(own_home, "invoke", "--dump=catalog", "tap-files")
+    done = meltano(own_home, *environment, "invoke", "--dump=catalog", "tap-files")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["streams"]
     catalog = own_home / "meltano" / "run" / "tap-files" / "tap.properties.json"
     assert json.loads(catalog.read_text()) == json.loads(done.stdout)
+
+
+def test_meltano_remembers_in_the_home_whatever_the_environment(own_home: Path) -> None:
+    """Some commands leave the default environment out; a run must find what they set."""
+    (own_home / "source").mkdir(parents=True)
+    done = meltano(own_home, "config", "set", "--store=db", "tap-postgres", "user", "somebody")
+    assert done.returncode == 0, done.stderr
+    done = meltano(own_home, "invoke", "--dump=config", "tap-postgres")
+    assert json.loads(done.stdout)["user"] == "somebody", done.stderr
     assert (own_home / "meltano" / "meltano.db").exists()
 
 
