@@ -82,8 +82,9 @@ if not os.environ.get(FOLDER):
         _activate(project)
 
     Project.activate = staticmethod(_activate_there)
-# Logs of runs, which hold what taps say of the shop's data: else in the user's own folder, beside other projects'.
-os.environ.setdefault("XDG_STATE_HOME", os.environ[FOLDER])
+# Logs of runs hold what taps say of the shop's data, and an erasure looks for persons in them: so they lie here too,
+# and not in the user's own folder, beside those of other projects.
+os.environ["XDG_STATE_HOME"] = os.environ[FOLDER]
 try:
     _database().parent.mkdir(parents=True, exist_ok=True)
     if not os.access(_database().parent, os.W_OK):

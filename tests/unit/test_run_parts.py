@@ -237,13 +237,13 @@ def test_singer_state_is_kept_in_the_home_and_replaced_whole(own_home: Path) -> 
     assert store.get_state_ids() == []
 
 
-def meltano(own_home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def meltano(own_home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """A command of Meltano's for the warehouse at `own_home`, as a user types it."""
     others = ("MELTANO_", "XDG_")
     return subprocess.run(
         [str(Path(sys.executable).parent / "meltano"), *arguments],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if not name.startswith(others)},
+        env={name: value for name, value in os.environ.items() if not name.startswith(others)} | variables,
         capture_output=True,
         text=True,
         check=False,
@@ -275,6 +275,13 @@ def test_meltano_remembers_in_the_home_whatever_the_environment(own_home: Path) 
     done = meltano(own_home, "invoke", "--dump=config", "tap-postgres")
     assert json.loads(done.stdout)["user"] == "somebody", done.stderr
     assert (own_home / "meltano" / "meltano.db").exists()
+
+
+def test_logs_of_runs_lie_in_the_home_wherever_others_go(own_home: Path) -> None:
+    done = meltano(own_home, "run", "ingest", XDG_STATE_HOME=str(own_home.parent / "elsewhere"))
+    assert done.returncode == 1
+    assert "no such data folder" in "".join(log.read_text() for log in (own_home / "meltano").rglob("*.log"))
+    assert not (own_home.parent / "elsewhere").exists()
 
 
 def test_a_home_that_cannot_be_written_is_said_in_one_line(own_home: Path) -> None:
