@@ -293,35 +293,25 @@ def _read_csv(
     shape = _shape(path, config, max_line_bytes)
     if shape is not Shape.IRREGULAR:
         try:
-            _load_csv(con, path, header, columns, config, max_line_bytes, in_parts=shape is Shape.LINES)
+            query = _csv_sql(path, header, columns, config, max_line_bytes, in_parts=shape is Shape.LINES)
+            _load_csv(con, query, columns, "row_number() over ()")
             return columns
         except duckdb.Error:
             # A record with too few fields somewhere, or too many; the sift finds out which, and keeps its text.
             pass
-    clean = sift.csv(header)
-    _load_csv(con, clean, [LINE_NUMBER, *header], columns, config, max_line_bytes, in_parts=False)
+    clean, read = [LINE_NUMBER, *header], [*columns, LINE_NUMBER]
+    query = _csv_sql(sift.csv(header), clean, read, config, max_line_bytes, in_parts=False)
+    _load_csv(con, query, columns, f"cast({LINE_NUMBER} as bigint)")
     sift.load_rejects(con)
     return columns
 
 
-def _load_csv(
-    con: duckdb.DuckDBPyConnection,
-    path: Path,
-    header: Sequence[str],
-    columns: Sequence[str],
-    config: FileStreamConfig,
-    max_line_bytes: int,
-    *,
-    in_parts: bool,
-) -> None:
-    numbered = header[0] == LINE_NUMBER
-    line_number = f"cast({LINE_NUMBER} as bigint)" if numbered else "row_number() over ()"
-    read = [*columns, LINE_NUMBER] if numbered else columns
-    source = _csv_sql(path, header, read, config, max_line_bytes, in_parts=in_parts)
+def _load_csv(con: duckdb.DuckDBPyConnection, query: str, columns: Sequence[str], line_number: str) -> None:
+    """Fill `records` from a query for `columns`, of which `line_number` is SQL of the records' numbers."""
     con.execute(
         f"create or replace temp table {RECORDS} as"
         f" select {_select(columns)} {line_number} as {LINE_NUMBER}, {row_hash_sql(columns)} as {ROW_HASH}"
-        f" from ({source})"
+        f" from ({query})"
     )
 
 
