@@ -84,7 +84,7 @@ if not os.environ.get(FOLDER):
     Project.activate = staticmethod(_activate_there)
 # Logs of runs hold what taps say of the shop's data, and an erasure looks for persons in them: so they lie here too,
 # and not in the user's own folder, beside those of other projects.
-os.environ["XDG_STATE_HOME"] = os.environ[FOLDER]
+os.environ["XDG_STATE_HOME"] = str(_database().parent.resolve())
 try:
     _database().parent.mkdir(parents=True, exist_ok=True)
     if not os.access(_database().parent, os.W_OK):
